@@ -1,0 +1,158 @@
+"""The types that flow between folders: frozen, slotted, keyword-only, numpy only.
+
+Shape suffixes: I items  R rows  E entries (kept classes of all rows)  N atoms  S statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE = -100
+"""The label of a row that has none (torch's `ignore_index`)."""
+
+NUM_ATOMS = 5
+"""Atoms of the tail curve that a sparse row keeps: 20 bytes (docs/losses.md)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One record of a dataset, before any tokenizer.
+
+    Attributes:
+        uid: unique within the dataset and stable across runs.
+        fields: column name of the *task* (`text`, `text_pair`, `label`, ...) -> value.
+    """
+
+    uid: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """What a model is fed, and which rows (categorical distributions) it answers with.
+
+    Attributes:
+        uid: the example's uid (tasks that cut one example into several items add a suffix).
+        inputs: model argument -> int32 array, one value a token; `input_ids` is always there. Unpadded.
+        positions_R: int32, where in the sequence row r is read; 0 for one row per example.
+        labels_R: int32, the gold class of row r, or `IGNORE`.
+        classes_R: int32, the number of classes of row r.
+        meta: small JSON values that scoring needs (language, answers, ...).
+    """
+
+    uid: str
+    inputs: Mapping[str, NDArray[np.int32]]
+    positions_R: NDArray[np.int32]
+    labels_R: NDArray[np.int32]
+    classes_R: NDArray[np.int32]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of `input_ids`."""
+        return len(self.inputs["input_ids"])
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.positions_R)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseRows:
+    """Teacher rows of one or many items, ragged and flat: what a cache block decodes to.
+
+    Row r of item i is `row_ptr[i] + r`; its kept classes are entries `entry_ptr[row] : entry_ptr[row + 1]`,
+    most probable first (a dense row: all classes in class order).
+
+    Attributes:
+        row_ptr: int64 [I + 1].
+        entry_ptr: int64 [R + 1].
+        ids: int64 [E], class of each entry.
+        logprobs: float32 [E], teacher log-probability at temperature 1, nats.
+        num_classes: int32 [R], V of each row.
+        lse: float32 [R], logsumexp of the teacher's logits; logit = logprob + lse.
+        atoms: float32 [R, N, 2], (position, log weight) of the tail curve; log weight -inf is an unused atom.
+            N = 0 in a dense block.
+        moments: float32 [R, 2], mean and central variance of `logit - lse` over the tail; zeros for an empty tail.
+        gold: float32 [R], log-probability of the gold class, NaN where the row has no label.
+    """
+
+    row_ptr: NDArray[np.int64]
+    entry_ptr: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    num_classes: NDArray[np.int32]
+    lse: NDArray[np.float32]
+    atoms: NDArray[np.float32]
+    moments: NDArray[np.float32]
+    gold: NDArray[np.float32]
+
+    @property
+    def num_items(self) -> int:
+        """Number of items."""
+        return len(self.row_ptr) - 1
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows over all items."""
+        return len(self.num_classes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One number with what is needed to read it.
+
+    Attributes:
+        name: `f1`, `accuracy`, `nll`, ...
+        value: in the metric's own unit (fractions, nats), never a percentage.
+        higher_is_better: the direction.
+        signature: how it was computed, e.g. `f1:binary(positive=1)|n=408|v1`.
+    """
+
+    name: str
+    value: float
+    higher_is_better: bool
+    signature: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Scores of one split and the additive statistics they come from.
+
+    Attributes:
+        split: `validation` or `test`.
+        uids: the examples scored, in order [I].
+        scores: metric name -> Score; the first is the metric the run is selected by.
+        statistics: metric name -> float64 [I, S]; `metrics.METRICS[name].finish(statistics.sum(0))` is its value.
+    """
+
+    split: str
+    uids: tuple[str, ...]
+    scores: Mapping[str, Score]
+    statistics: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def primary(self) -> Score:
+        """The score that selects checkpoints."""
+        return next(iter(self.scores.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSettings:
+    """What a task needs to know of a dataset.
+
+    Attributes:
+        labels: class names in class order; empty where the task has no fixed classes.
+        max_length: tokens an item may have; longer ones are truncated, with a count.
+        metric: `f1` or another name of `metrics.METRICS`; selects checkpoints.
+    """
+
+    labels: tuple[str, ...]
+    max_length: int
+    metric: str
