@@ -1,0 +1,105 @@
+"""The tail curve: the mass of the classes that were not kept, at any temperature, from five Gauss atoms.
+
+`A(beta) = log sum_{v in tail} exp(beta * logprob_v)` is a sum of exponentials over the tail's counting measure. The
+n-point Gauss rule of that measure (Golub & Welsch 1969) reproduces A at the 2n points beta = 0, h, ..., 2 and is
+positive and convex between them. Derivation and measured errors: docs/losses.md.
+
+R rows  V classes  N atoms
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MIN_PIVOT = 1e-6
+"""Smallest Cholesky pivot of a Hankel matrix that is trusted; below, the tail has too few distinct values."""
+
+
+def gauss_atoms(logprobs_RV: Tensor, in_tail_RV: Tensor, last_kept_R: Tensor, *, num_atoms: int) -> Tensor:
+    """Atoms (position, log weight) of each row's tail.
+
+    Args:
+        logprobs_RV: teacher log-probabilities at temperature 1, nats.
+        in_tail_RV: bool, the classes that were not kept.
+        last_kept_R: the smallest log-probability kept, nats; no tail class lies above it.
+        num_atoms: N. A tail with fewer distinct values gets fewer atoms; the others have log weight -inf.
+
+    Returns:
+        float32 [R, N, 2].
+    """
+    h = 2.0 / (2 * num_atoms - 1)
+    sums_RJ = _power_sums(logprobs_RV, in_tail_RV, last_kept_R, h=h, count=2 * num_atoms)
+    atoms = torch.zeros(len(last_kept_R), num_atoms, 2, dtype=torch.float64, device=logprobs_RV.device)
+    atoms[:, :, 1] = -torch.inf
+    todo_R = sums_RJ[:, 0] > 0
+    for n in range(num_atoms, 0, -1):  # degenerate tails: fewer atoms, h fixed
+        rows = todo_R.nonzero()[:, 0]
+        if len(rows) == 0:
+            break
+        nodes_Rn, weights_Rn, good = _golub_welsch(sums_RJ[rows], n)
+        rows = rows[good]
+        atoms[rows, :n, 0] = last_kept_R[rows].double()[:, None] + nodes_Rn[good].log() / h
+        atoms[rows, :n, 1] = weights_Rn[good].log() + sums_RJ[rows, 0].log()[:, None]
+        todo_R[rows] = False
+    return atoms.float()
+
+
+def _power_sums(logprobs_RV: Tensor, in_tail_RV: Tensor, last_kept_R: Tensor, *, h: float, count: int) -> Tensor:
+    """S_j = sum over the tail of y^j with y = exp(-h x), x = last kept - logprob >= 0; float64 [R, count]."""
+    y_RV = ((logprobs_RV.double() - last_kept_R.double()[:, None]) * h).exp_().masked_fill_(~in_tail_RV, 0.0)
+    power_RV = in_tail_RV.double()
+    sums = []
+    for _ in range(count):
+        sums.append(power_RV.sum(dim=1))
+        power_RV *= y_RV
+    return torch.stack(sums, dim=1)
+
+
+def _golub_welsch(sums_RJ: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes in (0, 1], weights that sum to 1, and which rows have n trustworthy nodes."""
+    moments_RJ = sums_RJ / sums_RJ[:, :1]
+    index = torch.arange(n, device=sums_RJ.device)
+    hankel = index[:, None] + index[None, :]
+    lower, info = torch.linalg.cholesky_ex(moments_RJ[:, hankel])
+    pivots = torch.diagonal(lower, dim1=1, dim2=2).square()
+    good = (info == 0) & (pivots >= MIN_PIVOT).all(dim=1) & torch.isfinite(lower).all(dim=(1, 2))
+    eye = torch.eye(n, dtype=lower.dtype, device=lower.device)
+    lower = torch.where(good[:, None, None], lower, eye)
+    left = torch.linalg.solve_triangular(lower, moments_RJ[:, hankel + 1], upper=False)
+    jacobi = torch.linalg.solve_triangular(lower, left.transpose(1, 2), upper=False)
+    jacobi = torch.where(good[:, None, None], (jacobi + jacobi.transpose(1, 2)) / 2, eye)
+    nodes, vectors = torch.linalg.eigh(jacobi)
+    weights = vectors[:, 0, :].square()
+    good &= (nodes > 0).all(dim=1) & (weights > 0).all(dim=1)
+    return nodes, weights, good
+
+
+def moments(logprobs_RV: Tensor, in_tail_RV: Tensor) -> Tensor:
+    """Mean and central variance of `logprob` over the tail, float32 [R, 2]; zeros where the tail is empty."""
+    count_R = in_tail_RV.sum(dim=1).clamp(min=1).double()
+    mean_R = torch.where(in_tail_RV, logprobs_RV, 0.0).sum(dim=1, dtype=torch.float64) / count_R
+    deviation = torch.where(in_tail_RV, logprobs_RV - mean_R[:, None].to(logprobs_RV.dtype), 0.0)
+    variance_R = deviation.square().sum(dim=1, dtype=torch.float64) / count_R
+    return torch.stack([mean_R, variance_R], dim=1).float()
+
+
+def log_mass(atoms_RN2: Tensor, tail_size_R: Tensor, *, tau: float) -> Tensor:
+    """A(1/tau), the log of the tail's unnormalised mass `sum_tail exp(logprob / tau)`.
+
+    Args:
+        atoms_RN2: from `gauss_atoms`, possibly through a codec.
+        tail_size_R: V - k of each row; the weights are renormalised to it, so that A(0) is exact.
+        tau: teacher temperature, > 0.
+
+    Returns:
+        [R] in the atoms' dtype, -inf where the tail is empty.
+    """
+    empty_R = tail_size_R <= 0
+    if atoms_RN2.shape[1] == 0:
+        return atoms_RN2.new_full((len(tail_size_R),), -torch.inf)
+    position, log_weight = atoms_RN2[..., 0], atoms_RN2[..., 1]
+    log_weight = torch.where(empty_R[:, None], 0.0, log_weight)  # no NaN from -inf - -inf
+    norm_R = torch.logsumexp(log_weight, dim=1) - tail_size_R.clamp(min=1).to(log_weight.dtype).log()
+    mass_R = torch.logsumexp(log_weight - norm_R[:, None] + position / tau, dim=1)
+    return torch.where(empty_R, -torch.inf, mass_R)

@@ -1,0 +1,180 @@
+"""Teacher targets on the device: the padded form of cached rows, and how a teacher's logits become them.
+
+R rows  V classes  K kept (padded)  N atoms
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.core.errors import IncompatibleTargets, TrainingError
+from kdcache.core.types import IGNORE, NUM_ATOMS, SparseRows
+from kdcache.losses import tail
+
+CHUNK_ELEMENTS = 1 << 23
+"""Logits selected at a time: 32 MB of float32, so that no second [R, V] tensor is made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseTargets:
+    """Teacher rows as tensors; a dense row is one that keeps all its classes.
+
+    Attributes:
+        ids_RK: int64, kept classes; 0 where padded.
+        logprobs_RK: float32, log-probabilities at temperature 1, nats; -inf where padded.
+        num_kept_R: int64.
+        num_classes_R: int64, V of each row.
+        lse_R: float32, logsumexp of the teacher's logits.
+        atoms_RN2: float32, (position, log weight) of the tail curve; N may be 0 where all rows are dense.
+        moments_R2: float32, mean and central variance of `logit - lse` over the tail.
+        gold_R: float32, log-probability of the gold class; NaN without a label.
+    """
+
+    ids_RK: Tensor
+    logprobs_RK: Tensor
+    num_kept_R: Tensor
+    num_classes_R: Tensor
+    lse_R: Tensor
+    atoms_RN2: Tensor
+    moments_R2: Tensor
+    gold_R: Tensor
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SparseTargets:
+        """The same targets on another device."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> SparseTargets:
+        """The same targets in page-locked memory, for asynchronous copies."""
+        return self._map(lambda t: t.pin_memory())
+
+    def rows(self, index: Tensor | slice) -> SparseTargets:
+        """A subset of the rows."""
+        return self._map(lambda t: t[index])
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> SparseTargets:
+        return SparseTargets(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+
+
+def from_rows(rows: SparseRows) -> SparseTargets:
+    """Pad flat cached rows to tensors on the CPU.
+
+    Args:
+        rows: what the cache's reader returns.
+
+    Returns:
+        Targets with K = the largest number of kept classes.
+    """
+    num_kept = np.diff(rows.entry_ptr)
+    width = int(num_kept.max(initial=0))
+    kept_RK = np.arange(width)[None, :] < num_kept[:, None]
+    ids = np.zeros(kept_RK.shape, dtype=np.int64)
+    ids[kept_RK] = rows.ids
+    logprobs = np.full(kept_RK.shape, -np.inf, dtype=np.float32)
+    logprobs[kept_RK] = rows.logprobs
+    return SparseTargets(
+        ids_RK=torch.from_numpy(ids),
+        logprobs_RK=torch.from_numpy(logprobs),
+        num_kept_R=torch.from_numpy(num_kept.astype(np.int64)),
+        num_classes_R=torch.from_numpy(rows.num_classes.astype(np.int64)),
+        lse_R=torch.from_numpy(np.ascontiguousarray(rows.lse)),
+        atoms_RN2=torch.from_numpy(np.ascontiguousarray(rows.atoms)),
+        moments_R2=torch.from_numpy(np.ascontiguousarray(rows.moments)),
+        gold_R=torch.from_numpy(np.ascontiguousarray(rows.gold)),
+    )
+
+
+def to_rows(targets: SparseTargets, *, rows_per_item: np.ndarray[tuple[int], np.dtype[np.int64]]) -> SparseRows:
+    """The flat form that the cache's writer takes; the inverse of `from_rows`."""
+    cpu = targets.to("cpu")
+    num_kept = cpu.num_kept_R.numpy()
+    kept_RK = np.arange(cpu.ids_RK.shape[1])[None, :] < num_kept[:, None]
+    return SparseRows(
+        row_ptr=np.concatenate([[0], np.cumsum(rows_per_item)]).astype(np.int64),
+        entry_ptr=np.concatenate([[0], np.cumsum(num_kept)]).astype(np.int64),
+        ids=cpu.ids_RK.numpy()[kept_RK],
+        logprobs=cpu.logprobs_RK.numpy()[kept_RK],
+        num_classes=cpu.num_classes_R.numpy().astype(np.int32),
+        lse=cpu.lse_R.numpy(),
+        atoms=cpu.atoms_RN2.numpy(),
+        moments=cpu.moments_R2.numpy(),
+        gold=cpu.gold_R.numpy(),
+    )
+
+
+def select(logits_RV: Tensor, labels_R: Tensor, num_classes_R: Tensor, *, top_k: int) -> SparseTargets:
+    """Keep of a teacher's logits what any configuration needs: top-k, lse, tail curve, moments, gold log-probability.
+
+    With `top_k >= V` for every row the result is dense: all classes in class order, no curve, no moments.
+
+    Args:
+        logits_RV: teacher logits, any float dtype. Columns from `num_classes_R` on are padding and never read.
+        labels_R: int64, gold classes or `IGNORE`.
+        num_classes_R: int64, the true V of each row.
+        top_k: classes kept of a row, >= 1.
+
+    Raises:
+        IncompatibleTargets: -inf or NaN among a row's own classes, or a padded vocabulary that was not declared.
+        TrainingError: a label outside its row's classes.
+    """
+    if top_k < 1:
+        raise IncompatibleTargets(f"top_k = {top_k} keeps nothing; it must be at least 1")
+    wrong = (labels_R != IGNORE) & ((labels_R < 0) | (labels_R >= num_classes_R))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise TrainingError(
+            f"label {int(labels_R[row])} of row {row} is outside its {int(num_classes_R[row])} classes; "
+            f"check the dataset's labels"
+        )
+    dense = bool((num_classes_R <= top_k).all())
+    step = max(1, CHUNK_ELEMENTS // max(1, logits_RV.shape[1]))
+    parts = []
+    for start in range(0, logits_RV.shape[0], step):
+        part = slice(start, start + step)
+        parts.append(_select_chunk(logits_RV[part], labels_R[part], num_classes_R[part], top_k=top_k, dense=dense))
+    return SparseTargets(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(SparseTargets)})
+
+
+def _select_chunk(
+    logits_RV: Tensor, labels_R: Tensor, num_classes_R: Tensor, *, top_k: int, dense: bool
+) -> SparseTargets:
+    padding_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device)[None, :] >= num_classes_R[:, None]
+    logprobs_RV = logits_RV.float().masked_fill(padding_RV, -torch.inf)
+    if not bool((torch.isfinite(logprobs_RV) | padding_RV).all()):
+        raise IncompatibleTargets(
+            "the teacher gives logits that are not finite to classes of its own; "
+            "if its vocabulary is padded, declare the true number of classes"
+        )
+    lse_R = torch.logsumexp(logprobs_RV, dim=1)
+    logprobs_RV -= lse_R[:, None]
+    labelled_R = labels_R != IGNORE
+    gold_R = logprobs_RV.gather(1, labels_R.clamp(min=0)[:, None])[:, 0]
+    gold_R = torch.where(labelled_R, gold_R, torch.nan)
+    if dense:
+        width = int(num_classes_R.max())
+        ids_RK = torch.arange(width, device=logits_RV.device).expand(len(lse_R), width).clone()
+        kept_RK, num_kept_R = logprobs_RV[:, :width], num_classes_R
+        atoms_RN2, moments_R2 = lse_R.new_zeros(len(lse_R), 0, 2), lse_R.new_zeros(len(lse_R), 2)
+    else:
+        kept_RK, ids_RK = logprobs_RV.topk(min(top_k, logits_RV.shape[1]), dim=1)
+        num_kept_R = num_classes_R.clamp(max=top_k)
+        in_tail_RV = ~padding_RV
+        in_tail_RV.scatter_(1, ids_RK, False)
+        last_R = kept_RK.gather(1, (num_kept_R - 1)[:, None])[:, 0]
+        atoms_RN2 = tail.gauss_atoms(logprobs_RV, in_tail_RV, last_R, num_atoms=NUM_ATOMS)
+        moments_R2 = tail.moments(logprobs_RV, in_tail_RV)
+    unused_RK = torch.arange(ids_RK.shape[1], device=ids_RK.device)[None, :] >= num_kept_R[:, None]
+    return SparseTargets(
+        ids_RK=ids_RK.masked_fill(unused_RK, 0),
+        logprobs_RK=kept_RK.masked_fill(unused_RK, -torch.inf),
+        num_kept_R=num_kept_R,
+        num_classes_R=num_classes_R,
+        lse_R=lse_R,
+        atoms_RN2=atoms_RN2,
+        moments_R2=moments_R2,
+        gold_R=gold_R,
+    )
