@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,7 +140,7 @@ def read_statistics(
                     f"{path} holds no {split} statistics; it holds {sorted({n.split('/')[0] for n in file.files})}"
                 )
             values = {n.partition("/")[2]: file[n] for n in names}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"cannot read {path}: {error}; train the run again") from None
     uids = tuple(str(u) for u in values.pop("uids"))
     return uids, values
