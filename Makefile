@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 INPUTS := setup.cfg pyproject.toml constraints.txt
 ARGS ?=
 # Test processes: one a core up to four; each holds torch.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))')
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))' 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
