@@ -5,13 +5,14 @@ Usage: python tools/make_cli_docs.py [--check]. With --check nothing is written;
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+
+from kdcache.cli import cli
 
 PROGRAM = "kdcache"
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
@@ -25,19 +26,21 @@ def render(group: click.Group, program: str = PROGRAM) -> str:
         group: the root group; hidden commands and options are left out.
         program: name the user types.
     """
-    context = click.Context(group, info_name=program)
-    return "\n".join([HEAD, *(_section(command, below) for command, below in walk(group, context))])
+    return "\n".join([HEAD, *(_section(command, context) for command, context in walk(group, program))])
 
 
-def walk(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+def walk(
+    command: click.Command, name: str, parent: click.Context | None = None
+) -> Iterator[tuple[click.Command, click.Context]]:
     """`command` and all commands below it that are not hidden, each with its context, parents first."""
+    context = click.Context(command, info_name=name, parent=parent, **command.context_settings)
     yield command, context
     if not isinstance(command, click.Group):
         return
-    for name in command.list_commands(context):
-        child = command.get_command(context, name)
+    for below in command.list_commands(context):
+        child = command.get_command(context, below)
         if child is not None and not child.hidden:
-            yield from walk(child, click.Context(child, info_name=name, parent=context))
+            yield from walk(child, below, context)
 
 
 def _section(command: click.Command, context: click.Context) -> str:
@@ -92,7 +95,7 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         print(f"unknown arguments {' '.join(arguments)}; allowed: --check")
         return 2
-    return update(TARGET, render(importlib.import_module("kdcache.cli").cli), check=bool(arguments))
+    return update(TARGET, render(cli), check=bool(arguments))
 
 
 if __name__ == "__main__":
