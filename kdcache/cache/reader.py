@@ -1,0 +1,204 @@
+"""Reading a sealed cache: what is opened has been checked, and what is damaged is named, never filled with zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcache.cache.blocks import ByteLRU, load_arrays, load_items
+from kdcache.cache.catalog import (
+    AGAIN,
+    all_files,
+    build_manifest,
+    check_sizes,
+    committed,
+    newest_manifest,
+    read_marker,
+    read_plan,
+    read_teacher,
+    teacher_names,
+)
+from kdcache.cache.codec import concatenate, decode, take
+from kdcache.cache.items import ItemColumns
+from kdcache.cache.layout import PLAN, Block, Marker, Plan, TeacherIdentity, signature
+from kdcache.cache.ragged import pointers, ragged_indices
+from kdcache.cache.records import ITEMS, CommitRecord, Manifest
+from kdcache.core.errors import CacheDamaged, CacheError, CacheIncomplete
+from kdcache.core.types import Item, SparseRows
+
+LRU_BYTES = 2 << 30
+"""Decoded blocks that an open cache keeps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cache:
+    """An open cache; get one with `Cache.open`. Safe to read from several threads.
+
+    Attributes:
+        root: its folder.
+        marker: what it is of.
+        plan: its items and blocks.
+        manifest: its files.
+        teachers: name -> identity, of the complete teachers.
+        sealed: False only with `allow_incomplete`, where blocks may lack.
+        manifest_digest: names the state of the cache, hex; changes when a teacher is added.
+    """
+
+    root: Path
+    marker: Marker
+    plan: Plan
+    manifest: Manifest
+    teachers: Mapping[str, TeacherIdentity]
+    sealed: bool
+    manifest_digest: str
+    _blocks: ByteLRU[Any] = field(default_factory=lambda: ByteLRU(budget=LRU_BYTES), repr=False)
+
+    @classmethod
+    def open(cls, root: Path | str, *, allow_incomplete: bool = False) -> Cache:
+        """Open a cache: marker, newest manifest with its digest, and every file with its exact size.
+
+        Args:
+            root: its folder.
+            allow_incomplete: also open one that was never sealed, e.g. to inspect it.
+
+        Raises:
+            CacheFormatError: not a cache, or one that this version cannot read.
+            CacheIncomplete: the dump has not finished.
+            CacheDamaged: a file is missing, emptied, cut, grown, or a symbolic link; it is named.
+        """
+        if "://" in str(root):
+            raise CacheError(f"{root} is a URL; this version reads caches in local folders: copy it first")
+        root = Path(root)
+        marker = read_marker(root)
+        manifest = newest_manifest(root)
+        sealed = manifest is not None
+        plan = read_plan(root, expected=manifest.files.get(PLAN) if manifest else None)
+        if manifest is None:
+            if not allow_incomplete:
+                raise CacheIncomplete(f"{root} is not finished: {_progress(root, plan)}; {AGAIN}")
+            manifest = build_manifest(root, marker, plan, teachers=teacher_names(root), number=0)
+        _check_manifest(root, marker, plan, manifest, sealed=sealed)
+        check_sizes(root, all_files(manifest.files, manifest.blocks))
+        teachers = {name: read_teacher(root, name) for name in manifest.teachers}
+        return cls(
+            root=root,
+            marker=marker,
+            plan=plan,
+            manifest=manifest,
+            teachers=teachers,
+            sealed=sealed,
+            manifest_digest=manifest.digest,
+        )
+
+    def signature(self, split: str, teacher: str) -> str:
+        """One line that says what targets are; goes into results and plots.
+
+        Raises:
+            CacheError: no such split or teacher.
+        """
+        identity = self._teacher(teacher)
+        return signature(self.marker, identity, split=split, num_items=len(self.plan.indices(split)))
+
+    def items(self, indices: NDArray[np.int64]) -> list[Item]:
+        """Items by their index in the plan, in the order asked for.
+
+        Raises:
+            CacheError: an index outside the plan.
+            CacheDamaged: bytes that are not those committed.
+            CacheIncomplete: an unsealed cache lacks the block.
+        """
+        numbers = self._block_numbers(indices)
+        columns = {int(number): self._columns(self.plan.blocks[number]) for number in np.unique(numbers)}
+        return [
+            columns[number].item(index - self.plan.blocks[number].start)
+            for index, number in zip(np.asarray(indices).tolist(), numbers.tolist(), strict=True)
+        ]
+
+    def rows(self, teacher: str, indices: NDArray[np.int64]) -> SparseRows:
+        """A teacher's rows of some items, in the order asked for.
+
+        Args:
+            teacher: its name in the cache.
+            indices: of items in the plan, int64; an item may come twice.
+
+        Raises:
+            CacheError: no such teacher (the names are listed), or an index outside the plan.
+            CacheDamaged: bytes that are not those committed; block and array are named.
+            CacheIncomplete: an unsealed cache lacks the block.
+        """
+        self._teacher(teacher)
+        indices = np.asarray(indices, dtype=np.int64)
+        numbers = self._block_numbers(indices)
+        parts = [self._gather(teacher, number, indices[numbers == number]) for number in np.unique(numbers).tolist()]
+        if not parts:
+            raise CacheError("rows of no items were asked for; give at least one index")
+        # `parts` follow the block numbers, each in the order asked for: a stable sort's permutation, undone.
+        return take(concatenate(parts), np.argsort(np.argsort(numbers, kind="stable"), kind="stable"))
+
+    def _gather(self, teacher: str, number: int, indices: NDArray[np.int64]) -> SparseRows:
+        block = self.plan.blocks[number]
+        arrays = self._arrays(teacher, block)
+        num_rows = self.plan.num_rows[indices]
+        row_R = ragged_indices(self.plan.first_row[indices], num_rows)
+        try:
+            return decode({name: array[row_R] for name, array in arrays.items()}, row_ptr=pointers(num_rows))
+        except CacheDamaged as error:
+            raise CacheDamaged(f"{self.root}: block {block.name} of teacher {teacher}: {error}") from None
+
+    def _columns(self, block: Block) -> ItemColumns:
+        def load() -> tuple[ItemColumns, int]:
+            columns = load_items(self.root, self.plan, block, self._record(ITEMS, block))
+            return columns, columns.num_bytes
+
+        columns: ItemColumns = self._blocks.get((ITEMS, block.name), load)
+        return columns
+
+    def _arrays(self, teacher: str, block: Block) -> dict[str, NDArray[Any]]:
+        def load() -> tuple[dict[str, NDArray[Any]], int]:
+            arrays = load_arrays(self.root, self.plan, block, self._record(teacher, block))
+            return arrays, sum(array.nbytes for array in arrays.values())
+
+        arrays: dict[str, NDArray[Any]] = self._blocks.get((teacher, block.name), load)
+        return arrays
+
+    def _record(self, part: str, block: Block) -> CommitRecord:
+        record = self.manifest.blocks[part].get(block.name)
+        if record is None:
+            raise CacheIncomplete(f"{self.root} lacks block {block.name} of {part}; {AGAIN}")
+        return record
+
+    def _teacher(self, name: str) -> TeacherIdentity:
+        if name not in self.teachers:
+            raise CacheError(f"{self.root} has no teacher {name!r}; it has {', '.join(self.teachers) or 'none'}")
+        return self.teachers[name]
+
+    def _block_numbers(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        indices = np.asarray(indices, dtype=np.int64)
+        if len(indices) and (indices.min() < 0 or indices.max() >= self.plan.num_items):
+            raise CacheError(
+                f"item indices must lie in range({self.plan.num_items}), not {indices.min()}..{indices.max()}"
+            )
+        return self.plan.block[indices]
+
+
+def _progress(root: Path, plan: Plan) -> str:
+    parts = (ITEMS, *teacher_names(root))
+    return ", ".join(f"{len(committed(root, part))} of {len(plan.blocks)} blocks of {part}" for part in parts)
+
+
+def _check_manifest(root: Path, marker: Marker, plan: Plan, manifest: Manifest, *, sealed: bool) -> None:
+    if manifest.uuid != marker.uuid:
+        raise CacheDamaged(
+            f"{root} has a manifest of another cache: uuid {manifest.uuid[:80]!r}, its marker says {marker.uuid[:80]!r}"
+        )
+    if marker.chunk_rows != plan.chunk_rows:
+        raise CacheDamaged(f"{root}: chunk_rows is {marker.chunk_rows} in the marker, {plan.chunk_rows} in the plan")
+    planned = {block.name for block in plan.blocks}
+    for part, records in manifest.blocks.items():
+        if sealed and set(records) != planned:
+            raise CacheDamaged(f"{root}: the manifest has {len(records)} blocks of {part}, the plan {len(planned)}")

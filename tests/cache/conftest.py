@@ -1,0 +1,163 @@
+"""Small caches with teachers whose rows are exact by construction.
+
+Shape suffixes: R rows  V classes  K kept  N atoms.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdcache.cache.layout import Marker, Plan, TeacherIdentity, chunk_rows_for, make_plan
+from kdcache.cache.ragged import concatenate, pointers
+from kdcache.cache.writer import CacheWriter
+from kdcache.core.types import IGNORE, NUM_ATOMS, Item, SparseRows
+
+
+def build_item(uid: str, *, num_tokens: int = 5, num_rows: int = 1, num_classes: int = 3, seed: int = 0) -> Item:
+    """An item with random tokens; every third row has no label."""
+    random = np.random.default_rng([seed, sum(map(ord, uid)), num_tokens])
+    labels = random.integers(num_classes, size=num_rows).astype(np.int32)
+    labels[2::3] = IGNORE
+    return Item(
+        uid=uid,
+        inputs={
+            "input_ids": random.integers(30000, size=num_tokens).astype(np.int32),
+            "attention_mask": np.ones(num_tokens, np.int32),
+        },
+        positions_R=np.arange(num_rows, dtype=np.int32),
+        labels_R=labels,
+        classes_R=np.full(num_rows, num_classes, np.int32),
+        meta={"language": "de", "answers": ["ä"]},
+    )
+
+
+def build_rows(items: Sequence[Item], *, top_k: int = 64, seed: int = 0, float16: bool = True) -> SparseRows:
+    """A random teacher's rows; the tail is one atom with the tail's mass."""
+    random = np.random.default_rng(seed)
+    return concatenate([_item_rows(item, random, top_k, float16) for item in items])
+
+
+def _item_rows(item: Item, random: np.random.Generator, top_k: int, float16: bool) -> SparseRows:
+    columns: dict[str, list[np.ndarray]] = {n: [] for n in ("ids", "logprobs", "lse", "atoms", "moments", "gold")}
+    for num_classes, label in zip(item.classes_R.tolist(), item.labels_R.tolist(), strict=True):
+        logits = random.normal(size=num_classes).astype(np.float32) * 2
+        lse = np.float32(np.log(np.exp(logits.astype(np.float64)).sum()))
+        logprobs = (logits - lse).astype(np.float32)
+        if float16 and top_k < num_classes:
+            logprobs = logprobs.astype(np.float16).astype(np.float32)
+        dense = top_k >= num_classes
+        ids = np.arange(num_classes) if dense else np.argsort(-logprobs, kind="stable")[:top_k]
+        tail = np.delete(logprobs.astype(np.float64), ids)
+        atoms = np.tile(np.array([0.0, -np.inf], np.float32), (NUM_ATOMS, 1))
+        if len(tail):
+            atoms[0] = np.log(np.exp(tail).sum() / len(tail)), np.log(len(tail))
+        columns["ids"].append(ids.astype(np.int64))
+        columns["logprobs"].append(logprobs[ids])
+        columns["lse"].append(np.array([lse]))
+        columns["atoms"].append(atoms[None])
+        columns["moments"].append(np.array([[tail.mean(), tail.var()] if len(tail) else [0, 0]], np.float32))
+        columns["gold"].append(np.array([np.nan if label == IGNORE else logprobs[label]], np.float32))
+    empty = {
+        "ids": np.zeros(0, np.int64),
+        "atoms": np.zeros((0, NUM_ATOMS, 2), np.float32),
+        "moments": np.zeros((0, 2), np.float32),
+    }
+    nothing = np.zeros(0, np.float32)
+    joined = {name: np.concatenate([empty.get(name, nothing), *parts]) for name, parts in columns.items()}
+    if item.num_rows and (item.classes_R <= top_k).all():
+        joined["atoms"] = joined["atoms"][:, :0]
+    return SparseRows(
+        row_ptr=np.array([0, item.num_rows]),
+        entry_ptr=pointers(np.array([len(part) for part in columns["ids"]], dtype=np.int64)),
+        num_classes=item.classes_R,
+        **joined,
+    )
+
+
+def build_marker(chunk_rows: int = 4096, **changes: object) -> Marker:
+    """A marker of the toy dataset."""
+    values = {
+        "dataset_name": "toy",
+        "dataset_digest": "3f2a9c0011223344",
+        "task": "classification",
+        "tokenizer_name": "bert",
+        "tokenizer_digest": "77aa",
+        "labels": ("no", "maybe", "yes"),
+        "chunk_rows": chunk_rows,
+    }
+    return Marker(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def build_teacher(name: str = "t_hs", **changes: object) -> TeacherIdentity:
+    """A teacher's identity."""
+    values = {"name": name, "source": "models/roberta-large", "weight_digest": "a1b2c3d4", "score": {"f1": 0.9}}
+    return TeacherIdentity(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toy:
+    """A dataset and the plan of its cache."""
+
+    items: dict[str, list[Item]]
+    plan: Plan
+    marker: Marker
+
+    @property
+    def flat(self) -> list[Item]:
+        """Items in the order of the plan."""
+        return [item for group in self.items.values() for item in group]
+
+    def writer(self, root: Path) -> CacheWriter:
+        """Open a writer."""
+        return CacheWriter.open(root, self.marker, self.plan, items=lambda b: self.flat[b.start : b.stop])
+
+    def dump(self, root: Path, *, teachers: Sequence[str] = ("t_hs",), top_k: int = 64) -> CacheWriter:
+        """Write everything and seal."""
+        writer = self.writer(root)
+        for block in writer.pending_items():
+            writer.write_items(block, self.flat[block.start : block.stop])
+        for number, name in enumerate(teachers):
+            writer.add_teacher(build_teacher(name, top_k=top_k, weight_digest=f"{number:08x}"))
+            for block in writer.pending(name):
+                items = self.flat[block.start : block.stop]
+                writer.write_rows(name, block, build_rows(items, top_k=top_k, seed=number * 1000 + block.start))
+        writer.seal()
+        return writer
+
+
+def build_toy(
+    *, train: int = 11, test: int = 4, num_rows: int = 1, num_classes: int = 3, block_tokens: int = 30
+) -> Toy:
+    """Items of several lengths in two splits."""
+    items = {
+        split: [
+            build_item(f"{split}{i}", num_tokens=3 + (7 * i) % 5, num_rows=num_rows, num_classes=num_classes)
+            for i in range(count)
+        ]
+        for split, count in (("train", train), ("test", test))
+    }
+    chunk_rows = chunk_rows_for([item for group in items.values() for item in group])
+    plan = make_plan(items, block_tokens=block_tokens, chunk_rows=chunk_rows)
+    return Toy(items=items, plan=plan, marker=build_marker(chunk_rows))
+
+
+@pytest.fixture
+def toy() -> Toy:
+    """15 classified items in two splits and several blocks."""
+    return build_toy()
+
+
+@pytest.fixture
+def make_toy() -> Callable[..., Toy]:
+    """`build_toy`, for tests that need another shape."""
+    return build_toy
+
+
+@pytest.fixture
+def sealed(toy: Toy, tmp_path: Path) -> Path:
+    """A sealed cache of `toy` with two dense teachers."""
+    toy.dump(tmp_path / "cache", teachers=("t_hs", "t_ll"))
+    return tmp_path / "cache"

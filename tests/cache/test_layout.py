@@ -1,0 +1,103 @@
+"""Marker, teachers, signatures."""
+
+import json
+
+import pytest
+
+from kdcache.cache.layout import Marker, TeacherIdentity, signature
+from kdcache.core.errors import CacheDamaged, CacheError, CacheFormatError
+
+from .conftest import build_marker, build_teacher
+
+
+def tree(marker=None, **changes):
+    return {**json.loads((marker or build_marker()).to_json()), **changes}
+
+
+def test_a_marker_comes_back_with_the_keys_of_a_later_minor():
+    marker = build_marker()
+    assert Marker.from_tree(tree(marker), where="x") == marker
+    later = Marker.from_tree(tree(marker, minor=7, colour="red"), where="x")
+    assert (later.minor, later.extra) == (7, {"colour": "red"})
+    assert json.loads(later.to_json())["colour"] == "red"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "zarr"}, "x is not the marker of a kdcache cache"),
+        (
+            {"major": 2, "created_by": "kdcache 9.1"},
+            "x is format 2.0, written by kdcache 9.1; kdcache .* reads format 1: ",
+        ),
+        ({"major": 2, "created_by": "kdcache 9.1"}, "read it with kdcache 9.1 or later"),
+        (
+            {"reader_features": ["hidden"], "created_by": "kdcache 1.4"},
+            "needs the reader feature 'hidden', which kdcache",
+        ),
+        ({"reader_features": ["hidden"], "created_by": "kdcache 1.4"}, "read it with kdcache 1.4 or later"),
+    ],
+)
+def test_what_this_version_cannot_read_says_which_can(changes, message):
+    with pytest.raises(CacheFormatError, match=message):
+        Marker.from_tree(tree(**changes), where="x")
+
+
+@pytest.mark.parametrize("changes", [{"labels": "no"}, {"labels": [1]}, {"chunk_rows": True}, {"uuid": 3}])
+def test_a_field_of_another_type_is_damage(changes):
+    with pytest.raises(CacheDamaged, match=f"x: {next(iter(changes))} is "):
+        Marker.from_tree(tree(**changes), where="x")
+
+
+def test_a_missing_field_is_damage():
+    value = tree()
+    del value["task"]
+    with pytest.raises(CacheDamaged, match="x lacks task"):
+        Marker.from_tree(value, where="x")
+
+
+def test_uuid_and_version_do_not_make_another_cache():
+    assert build_marker().differences(build_marker(created_by="kdcache 9")) == {}
+    assert build_marker().differences(build_marker(task="ner")) == {"task": ("classification", "ner")}
+
+
+def test_a_teacher_comes_back_and_tolerates_unknown_keys():
+    teacher = build_teacher(score={"f1": 0.9, "nll": 1})
+    value = json.loads(teacher.to_json())
+    assert TeacherIdentity.from_tree({**value, "colour": 1}, where="x") == teacher
+    del value["role"]
+    with pytest.raises(CacheDamaged, match="x lacks role"):
+        TeacherIdentity.from_tree(value, where="x")
+    with pytest.raises(CacheDamaged, match="x: score is "):
+        TeacherIdentity.from_tree({**value, "role": "user", "score": {"f1": "high"}}, where="x")
+
+
+def test_scores_and_source_do_not_make_another_teacher_but_weights_do():
+    assert build_teacher().differences(build_teacher(score={}, source="elsewhere")) == {}
+    assert build_teacher().differences(build_teacher(weight_digest="ff")) == {"weight_digest": ("a1b2c3d4", "ff")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "items"}, "a teacher cannot be called items"),
+        ({"name": "../x"}, "'../x' cannot name a part of a cache"),
+        ({"role": "best"}, "role of teacher t_hs is 'best'; allowed: t_hs, t_ll, user"),
+        ({"store": "hidden"}, "store of teacher t_hs is 'hidden'; allowed: topk"),
+        ({"top_k": 0}, "top_k of teacher t_hs is 0; it must be at least 1"),
+    ],
+)
+def test_an_impossible_teacher_is_refused(changes, message):
+    with pytest.raises(CacheError, match=message):
+        build_teacher(**changes)
+
+
+def test_a_score_that_is_not_a_number_is_refused():
+    with pytest.raises(CacheError, match="NaN or infinity cannot be stored"):
+        build_teacher(score={"ece": float("nan")}).to_json()
+
+
+def test_the_signature_names_data_teacher_store_and_size():
+    teacher = build_teacher("t_ll", source="hub/roberta-large/")
+    line = signature(build_marker(), teacher, split="train", num_items=11)
+    assert line == "kdcache1|toy@3f2a.train|roberta-large@a1b2:t_ll|topk64|items11"
