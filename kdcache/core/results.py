@@ -133,7 +133,7 @@ def read_statistics(
     """
     path = folder / "stats.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             names = [n for n in file.files if n.startswith(f"{split}/")]
             if f"{split}/uids" not in names:
                 raise RunError(
