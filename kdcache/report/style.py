@@ -1,0 +1,53 @@
+"""The style sheet of the HTML report: system fonts, light and dark, screen and paper, from 400 pixels up."""
+
+CSS = """
+:root { color-scheme: light dark; --paper: #fdfdfc; --ink: #22262b; --muted: #5d666f; --rule: #d5d9de;
+  --accent: #1f6f8b; --faint: #9cc3d1; --soft: #f1f4f5; --loud: #8a4b00; --loud-soft: #fdf3e3; }
+@media (prefers-color-scheme: dark) { :root { --paper: #16191c; --ink: #e3e6e8; --muted: #9aa4ad; --rule: #343a40;
+  --accent: #6fb6cf; --faint: #3f6673; --soft: #1e2226; --loud: #f0b866; --loud-soft: #2b2418; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55;
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 74rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; }
+h2 { font-size: 1.2rem; margin: 2.8rem 0 .8rem; padding-top: 1.2rem; border-top: 1px solid var(--rule); }
+h3 { font-size: 1rem; margin: 1.8rem 0 .5rem; }
+p, li { max-width: 46rem; overflow-wrap: break-word; }
+p { margin: .5rem 0; }
+ul { margin: .5rem 0; padding-left: 1.2rem; }
+li { margin: .35rem 0; }
+code { white-space: nowrap; font-size: .92em; }
+.lead { color: var(--muted); }
+.loud { background: var(--loud-soft); border-left: 4px solid var(--loud); padding: .7rem 1rem; margin: 1.2rem 0;
+  max-width: 48rem; }
+.loud strong { color: var(--loud); }
+.scroll { overflow-x: auto; margin: .8rem 0 2rem; padding-bottom: .3rem; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; min-width: 100%; }
+caption { text-align: left; font-weight: 600; padding: 0 0 .4rem; font-size: .95rem; }
+th, td { text-align: left; padding: .4rem .75rem .4rem 0; border-bottom: 1px solid var(--rule); white-space: nowrap;
+  vertical-align: top; }
+thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; }
+.n { text-align: right; }
+.n + :not(.n) { padding-left: .6rem; }
+.span { color: var(--muted); display: block; font-size: .8rem; }
+.marks { display: block; }
+.mark { display: inline-block; margin-right: .35rem; padding: 0 .45rem; border-radius: .7rem; font-size: .75rem;
+  border: 1px solid var(--rule); color: var(--muted); }
+.mark.picked { border-color: var(--accent); color: var(--accent); }
+tr.picked td, tr.picked th { background: var(--soft); }
+tbody th { font-weight: 500; }
+figure { margin: 1rem 0 1.4rem; }
+figure .scroll { margin: 0; }
+figure svg { display: block; width: 100%; max-width: 44rem; min-width: 30rem; height: auto; }
+figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+figcaption { color: var(--muted); font-size: .875rem; max-width: 44rem; margin-top: .4rem; }
+dl { font-size: .875rem; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; }
+dt { color: var(--muted); }
+dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 34rem) { main { padding: 1.5rem 1rem 3rem; } dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .6rem; } }
+@media print { :root { --paper: #fff; --ink: #000; --muted: #444; --rule: #bbb; --accent: #1f6f8b; --faint: #9cc3d1;
+  --soft: #f3f3f3; --loud: #8a4b00; --loud-soft: #fff; } main { max-width: none; padding: 0; } body { font-size: 10pt; }
+  .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { white-space: normal; padding-right: .4rem; }
+  figure, tr, .loud { break-inside: avoid; } h2, h3, caption { break-after: avoid; } figure svg { min-width: 0; } }
+"""
