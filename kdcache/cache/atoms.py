@@ -85,9 +85,9 @@ def decode_atoms(
         CacheDamaged: a shift out of range, a tail without atoms, atoms without a tail.
 
     Example:
-        >>> codes, shift = encode_atoms(np.array([[[-2.0, np.log(3)]]], dtype=np.float32), np.array([3]))
-        >>> decode_atoms(codes, shift, np.array([3])).round(4).tolist()
-        [[[-2.0, 1.0986]]]
+        >>> codes, shift = encode_atoms(np.array([[[-2.0, 0.0]]], dtype=np.float32), np.array([1]))
+        >>> decode_atoms(codes, shift, np.array([1])).tolist()
+        [[[-2.0, 0.0]]]
     """
     used_RN = codes_RN2[..., 1] != UNUSED
     if codes_RN2.shape[1] and (used_RN.any(axis=1) != (num_tail_R > 0)).any():

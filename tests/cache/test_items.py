@@ -58,7 +58,7 @@ def test_items_that_do_not_fit_together_are_refused():
 def test_a_flipped_bit_in_a_page_fails_its_checksum():
     content = bytearray(items_to_parquet([build_item(f"i{n}", num_tokens=40) for n in range(9)]))
     content[60] ^= 8
-    with pytest.raises(CacheDamaged, match="items\\.parquet cannot be read: .*CRC"):
+    with pytest.raises(CacheDamaged, match=r"items\.parquet cannot be read: .*CRC"):
         items_from_parquet(bytes(content))
 
 
