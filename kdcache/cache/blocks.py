@@ -121,8 +121,10 @@ def load_arrays(root: Path, plan: Plan, block: Block, record: CommitRecord) -> d
         expected = np.zeros(block.num_rows, dtype=bool)
         expected[ragged_indices(plan.first_row[planned], plan.num_rows[planned])] = True
         owned = arrays["num_kept"] != fill_value(arrays["num_kept"].dtype)
-        if not np.array_equal(owned, expected):
-            raise CacheDamaged(f"num_kept has {int(owned.sum())} rows where the plan has {int(expected.sum())}")
+        if len(owned) != block.num_rows:
+            raise CacheDamaged(f"the block has {len(owned)} rows, the plan {block.num_rows}")
+        if (owned != expected).any():
+            raise CacheDamaged(f"num_kept has {int(owned.sum())} rows that are not where the plan has them")
     except CacheDamaged as error:
         raise CacheDamaged(f"{where}: {error}") from None
     except CacheFormatError as error:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kdcache.cache.layout import MARKER, PLAN, Marker, Plan, TeacherIdentity, signature
+from kdcache.cache.layout import MARKER, PLAN, Marker, Plan, TeacherIdentity, cache_signature, signature
 from kdcache.cache.plan import plan_from_parquet
 from kdcache.cache.records import ITEMS, CommitRecord, Manifest, record_from_tree
 from kdcache.cache.store import MANIFEST_BYTES, FileRecord, check_name, file_size, read_bytes, read_json
@@ -181,4 +181,12 @@ def build_manifest(root: Path, marker: Marker, plan: Plan, *, teachers: Sequence
         for split in plan.splits
         for identity in identities
     }
-    return Manifest(number=number, uuid=marker.uuid, files=files, blocks=blocks, totals=totals, signatures=signatures)
+    return Manifest(
+        number=number,
+        uuid=marker.uuid,
+        files=files,
+        blocks=blocks,
+        totals=totals,
+        signature=cache_signature(marker, identities, num_items=plan.num_items),
+        signatures=signatures,
+    )

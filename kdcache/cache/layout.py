@@ -6,7 +6,7 @@ Both are immutable once published. Nothing here touches a disk.
 from __future__ import annotations
 
 import uuid as uuid_module
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -111,28 +111,40 @@ class TeacherIdentity:
         store: `topk`.
         top_k: classes kept of a row; at least the number of classes means dense.
         num_atoms: atoms of the tail curve; 0 if dense.
+        num_classes: the largest V of any row.
+        aliases: other names of the same weights, e.g. `t_ll` where one checkpoint is both.
         dtype: what the teacher ran in, e.g. `float32`.
     """
 
     name: str
     source: str
     weight_digest: str
+    num_classes: int
     role: str = "user"
     score: Mapping[str, float] = field(default_factory=dict)
     store: str = "topk"
     top_k: int = 64
     num_atoms: int = 5
     dtype: str = "float32"
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        if self.name == "items":
-            raise CacheFormatError("a teacher cannot be called items; that folder holds the items")
+        for name in self.names:
+            if check_name(name) == "items":
+                raise CacheFormatError("a teacher cannot be called items; that folder holds the items")
+        if len(set(self.names)) != len(self.names):
+            raise CacheError(f"teacher {self.name} has a name twice: {', '.join(self.names)}")
         for name, value, allowed in (("role", self.role, ROLES), ("store", self.store, STORES)):
             if value not in allowed:
                 raise CacheError(f"{name} of teacher {self.name} is {value!r}; allowed: {', '.join(allowed)}")
-        if self.top_k < 1:
-            raise CacheError(f"top_k of teacher {self.name} is {self.top_k}; it must be at least 1")
+        for name, number in (("top_k", self.top_k), ("num_classes", self.num_classes)):
+            if number < 1:
+                raise CacheError(f"{name} of teacher {self.name} is {number}; it must be at least 1")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name and its aliases."""
+        return (self.name, *self.aliases)
 
     def to_json(self) -> bytes:
         """The bytes of `teacher.json`.
@@ -157,9 +169,17 @@ class TeacherIdentity:
 
         Source and scores are not among them: a folder may move, and scores are measured anew on every run.
         """
-        names = ("weight_digest", "role", "store", "top_k", "num_atoms", "dtype")
+        names = ("weight_digest", "role", "store", "top_k", "num_atoms", "num_classes", "dtype", "aliases")
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def cache_signature(marker: Marker, teachers: Sequence[TeacherIdentity], *, num_items: int) -> str:
+    """One line that says what a whole cache holds, all splits and teachers; `signature` is of one split's targets."""
+    sources = "+".join(f"{_source(t)}@{t.weight_digest[:4]}:{t.name}" for t in teachers) or "none"
+    stores = "+".join(dict.fromkeys(f"{t.store}{t.top_k}" for t in teachers)) or "items"
+    data = f"{marker.dataset_name}@{marker.dataset_digest[:4]}"
+    return f"kdcache{marker.major}|{data}|{sources}|{stores}|items{num_items}"
 
 
 def signature(marker: Marker, teacher: TeacherIdentity, *, split: str, num_items: int) -> str:
@@ -168,15 +188,18 @@ def signature(marker: Marker, teacher: TeacherIdentity, *, split: str, num_items
     Example:
         >>> marker = Marker(dataset_name="mrpc", dataset_digest="3f2a9c", task="classification", labels=("no", "yes"),
         ...                 tokenizer_name="bert", tokenizer_digest="00", chunk_rows=4096)
-        >>> teacher = TeacherIdentity(name="t_ll", source="models/roberta-large", weight_digest="a1b2c3")
+        >>> teacher = TeacherIdentity(name="t_ll", source="models/roberta-large", weight_digest="a1b2c3", num_classes=2)
         >>> signature(marker, teacher, split="train", num_items=3668)
         'kdcache1|mrpc@3f2a.train|roberta-large@a1b2:t_ll|topk64|items3668'
     """
-    source = teacher.source.rstrip("/").rpartition("/")[2] or "teacher"
     return (
         f"kdcache{marker.major}|{marker.dataset_name}@{marker.dataset_digest[:4]}.{split}"
-        f"|{source}@{teacher.weight_digest[:4]}:{teacher.name}|{teacher.store}{teacher.top_k}|items{num_items}"
+        f"|{_source(teacher)}@{teacher.weight_digest[:4]}:{teacher.name}|{teacher.store}{teacher.top_k}|items{num_items}"
     )
+
+
+def _source(teacher: TeacherIdentity) -> str:
+    return teacher.source.rstrip("/").rpartition("/")[2] or "teacher"
 
 
 def _check_version(tree: Mapping[str, Any], *, where: str) -> None:

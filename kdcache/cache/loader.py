@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kdcache.cache.check import alignment
 from kdcache.cache.reader import Cache
-from kdcache.core.errors import CacheError, ConfigError
+from kdcache.core.errors import ConfigError
 from kdcache.core.order import Slot, deal, epoch_steps, hash_keys, num_rounds, num_steps
 from kdcache.core.types import Item, SparseRows
 
@@ -97,10 +97,7 @@ class Loader:
         hash_keys(0, seed=self.seed, stream=0)  # refuses a missing seed now, not at the first step
         self.cache.plan.indices(self.split)
         for name in self.teachers:
-            if name not in self.cache.teachers:
-                raise CacheError(
-                    f"{self.cache.root} has no teacher {name!r}; it has {', '.join(self.cache.teachers) or 'none'}"
-                )
+            self.cache.teacher(name)
 
     @property
     def num_steps(self) -> int:

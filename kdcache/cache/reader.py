@@ -85,6 +85,9 @@ class Cache:
         _check_manifest(root, marker, plan, manifest, sealed=sealed)
         check_sizes(root, all_files(manifest.files, manifest.blocks))
         teachers = {name: read_teacher(root, name) for name in manifest.teachers}
+        names = [name for identity in teachers.values() for name in identity.names]
+        if len(set(names)) != len(names):
+            raise CacheDamaged(f"{root} has several teachers of one name: {', '.join(names)}")
         return cls(
             root=root,
             marker=marker,
@@ -95,13 +98,25 @@ class Cache:
             manifest_digest=manifest.digest,
         )
 
+    def teacher(self, name: str) -> TeacherIdentity:
+        """A teacher by its name or an alias.
+
+        Raises:
+            CacheError: no such teacher; the names are listed.
+        """
+        for identity in self.teachers.values():
+            if name in identity.names:
+                return identity
+        known = ", ".join(n for identity in self.teachers.values() for n in identity.names)
+        raise CacheError(f"{self.root} has no teacher {name!r}; it has {known or 'none'}")
+
     def signature(self, split: str, teacher: str) -> str:
         """One line that says what targets are; goes into results and plots.
 
         Raises:
             CacheError: no such split or teacher.
         """
-        identity = self._teacher(teacher)
+        identity = self.teacher(teacher)
         return signature(self.marker, identity, split=split, num_items=len(self.plan.indices(split)))
 
     def items(self, indices: NDArray[np.int64]) -> list[Item]:
@@ -123,7 +138,7 @@ class Cache:
         """A teacher's rows of some items, in the order asked for.
 
         Args:
-            teacher: its name in the cache.
+            teacher: its name in the cache, or an alias.
             indices: of items in the plan, int64; an item may come twice.
 
         Raises:
@@ -131,7 +146,7 @@ class Cache:
             CacheDamaged: bytes that are not those committed; block and array are named.
             CacheIncomplete: an unsealed cache lacks the block.
         """
-        self._teacher(teacher)
+        teacher = self.teacher(teacher).name
         indices = np.asarray(indices, dtype=np.int64)
         numbers = self._block_numbers(indices)
         parts = [self._gather(teacher, number, indices[numbers == number]) for number in np.unique(numbers).tolist()]
@@ -171,11 +186,6 @@ class Cache:
         if record is None:
             raise CacheIncomplete(f"{self.root} lacks block {block.name} of {part}; {AGAIN}")
         return record
-
-    def _teacher(self, name: str) -> TeacherIdentity:
-        if name not in self.teachers:
-            raise CacheError(f"{self.root} has no teacher {name!r}; it has {', '.join(self.teachers) or 'none'}")
-        return self.teachers[name]
 
     def _block_numbers(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         indices = np.asarray(indices, dtype=np.int64)

@@ -81,6 +81,7 @@ class Manifest:
         files: files outside blocks (marker, plan, teachers) -> record.
         blocks: part -> block name -> commit record.
         totals: `items`, `rows`, `labels`, `tokens`, `bytes`.
+        signature: of the whole cache, all splits and teachers in one line.
         signatures: `<split>/<teacher>` -> signature.
         digest: sha256 of all of the above; names the state of a cache.
     """
@@ -90,6 +91,7 @@ class Manifest:
     files: Mapping[str, FileRecord]
     blocks: Mapping[str, Mapping[str, CommitRecord]]
     totals: Mapping[str, int]
+    signature: str
     signatures: Mapping[str, str]
 
     @property
@@ -123,6 +125,7 @@ class Manifest:
                 for part, records in self.blocks.items()
             },
             "totals": dict(self.totals),
+            "signature": self.signature,
             "signatures": dict(self.signatures),
         }
 
@@ -154,6 +157,7 @@ class Manifest:
             files=files_from_tree(tree.get("files"), where=where),
             blocks=blocks,
             totals={name: count(totals, name, where=where) for name in totals},
+            signature=text(tree, "signature", where=where),
             signatures={name: text(signatures, name, where=where) for name in signatures},
         )
         if ITEMS not in blocks:

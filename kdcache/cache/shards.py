@@ -27,6 +27,8 @@ from kdcache.core.errors import CacheDamaged, CacheFormatError
 GROUP = "zarr.json"
 LARGEST_ARRAY = 1 << 33
 """Bytes an array of one block may decode to."""
+SMALL_ROW = 8
+"""Bytes a row up to which an array is one chunk."""
 _DTYPES = ("uint8", "uint16", "uint32", "int32", "float16", "float32")
 _CODECS = ("bytes", "blosc", "crc32c")
 _COMPRESSORS = ("lz4", "zstd")
@@ -50,7 +52,7 @@ def to_files(arrays: Arrays, *, chunk_rows: int, attributes: Mapping[str, str]) 
 
     Args:
         arrays: all with the same first length R; R is at most `chunk_rows` or a multiple of it.
-        chunk_rows: rows of an inner chunk.
+        chunk_rows: rows of an inner chunk; arrays of up to `SMALL_ROW` bytes a row have one chunk.
         attributes: of the group, which say what it is.
 
     Returns:
@@ -63,7 +65,7 @@ def to_files(arrays: Arrays, *, chunk_rows: int, attributes: Mapping[str, str]) 
             name,
             shape=array.shape,
             dtype=array.dtype,
-            chunks=(min(chunk_rows, len(array)), *array.shape[1:]),
+            chunks=(_chunk_rows(array, chunk_rows), *array.shape[1:]),
             shards=array.shape,
             compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
             fill_value=fill_value(array.dtype),
@@ -73,6 +75,11 @@ def to_files(arrays: Arrays, *, chunk_rows: int, attributes: Mapping[str, str]) 
         )
         target[...] = array
     return {path: content.to_bytes() for path, content in sorted(files.items())}
+
+
+def _chunk_rows(array: NDArray[Any], chunk_rows: int) -> int:
+    """A few bytes a row are one chunk for the whole block: the cost of a chunk would outweigh them."""
+    return len(array) if array[0].nbytes <= SMALL_ROW else min(chunk_rows, len(array))
 
 
 def from_files(files: Mapping[str, bytes]) -> dict[str, NDArray[Any]]:

@@ -128,6 +128,12 @@ class CacheWriter:
             CacheMismatch: the cache has another teacher under this name.
         """
         name = identity.name
+        for other in (self.teachers.get(n) or read_teacher(self.root, n) for n in teacher_names(self.root)):
+            if other.name != name and (taken := sorted(set(other.names) & set(identity.names))):
+                raise CacheMismatch(
+                    f"{self.root}: the name {taken[0]} of teacher {name} already belongs to teacher {other.name} with "
+                    f"weights {other.weight_digest!r}, this one's are {identity.weight_digest!r}; choose another name"
+                )
         for folder in (part_folder(name), f"commits/{name}"):
             make_folder(self.root / folder)
         if not publish_exclusive(self.root / teacher_path(name), identity.to_json()):
@@ -274,7 +280,9 @@ def _check_rows(rows: SparseRows, items: Sequence[Item], identity: TeacherIdenti
             f"{what}: row {r} has {int(rows.num_classes[r])} classes, its item says {int(classes_R[r])}; "
             f"rows are shifted, or a padded vocabulary was not cut"
         )
-    kept = int(np.diff(rows.entry_ptr).max(initial=0))
+    kept, largest = int(np.diff(rows.entry_ptr).max(initial=0)), int(rows.num_classes.max(initial=0))
+    if largest > identity.num_classes:
+        raise CacheError(f"{what} has a row of {largest} classes; the teacher was added with {identity.num_classes}")
     if kept > identity.top_k or rows.atoms.shape[1] not in (0, identity.num_atoms):
         raise CacheError(
             f"{what} keeps {kept} classes and {rows.atoms.shape[1]} atoms a row, "

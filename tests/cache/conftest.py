@@ -93,7 +93,13 @@ def build_marker(chunk_rows: int = 4096, **changes: object) -> Marker:
 
 def build_teacher(name: str = "t_hs", **changes: object) -> TeacherIdentity:
     """A teacher's identity."""
-    values = {"name": name, "source": "models/roberta-large", "weight_digest": "a1b2c3d4", "score": {"f1": 0.9}}
+    values = {
+        "name": name,
+        "source": "models/roberta-large",
+        "weight_digest": "a1b2c3d4",
+        "num_classes": 1000,
+        "score": {"f1": 0.9},
+    }
     return TeacherIdentity(**{**values, **changes})  # type: ignore[arg-type]
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kdcache.cache.layout import Marker, TeacherIdentity, signature
+from kdcache.cache.layout import Marker, TeacherIdentity, cache_signature, signature
 from kdcache.core.errors import CacheDamaged, CacheError, CacheFormatError
 
 from .conftest import build_marker, build_teacher
@@ -84,6 +84,8 @@ def test_scores_and_source_do_not_make_another_teacher_but_weights_do():
         ({"name": "../x"}, "'../x' cannot name a part of a cache"),
         ({"role": "best"}, "role of teacher t_hs is 'best'; allowed: t_hs, t_ll, user"),
         ({"store": "hidden"}, "store of teacher t_hs is 'hidden'; allowed: topk"),
+        ({"num_classes": 0}, "num_classes of teacher t_hs is 0; it must be at least 1"),
+        ({"aliases": ("t_hs",)}, "teacher t_hs has a name twice: t_hs, t_hs"),
         ({"top_k": 0}, "top_k of teacher t_hs is 0; it must be at least 1"),
     ],
 )
@@ -101,3 +103,10 @@ def test_the_signature_names_data_teacher_store_and_size():
     teacher = build_teacher("t_ll", source="hub/roberta-large/")
     line = signature(build_marker(), teacher, split="train", num_items=11)
     assert line == "kdcache1|toy@3f2a.train|roberta-large@a1b2:t_ll|topk64|items11"
+
+
+def test_the_signature_of_a_cache_joins_its_teachers():
+    teachers = [build_teacher(), build_teacher("t_ll", weight_digest="00ff")]
+    line = cache_signature(build_marker(), teachers, num_items=15)
+    assert line == "kdcache1|toy@3f2a|roberta-large@a1b2:t_hs+roberta-large@00ff:t_ll|topk64|items15"
+    assert cache_signature(build_marker(), [], num_items=15) == "kdcache1|toy@3f2a|none|items|items15"

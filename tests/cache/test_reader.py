@@ -12,7 +12,7 @@ from kdcache.cache.codec import take
 from kdcache.cache.reader import Cache
 from kdcache.core.errors import CacheDamaged, CacheError, CacheFormatError, CacheIncomplete, KDCacheError
 
-from .conftest import build_rows
+from .conftest import build_rows, build_teacher
 
 
 def files_of(root):
@@ -281,3 +281,18 @@ def test_a_read_only_cache_can_be_read_by_permission(sealed):
 def test_spaces_and_unicode_in_the_path_are_fine(toy, tmp_path):
     toy.dump(tmp_path / "ein schöner Ort")
     assert len(read_all(tmp_path / "ein schöner Ort")[0]) == 15
+
+
+def test_an_alias_gives_the_rows_of_the_same_weights(toy, tmp_path):
+    writer = toy.dump(tmp_path / "c", teachers=())
+    writer.add_teacher(build_teacher(aliases=("t_ll",)))
+    for block in writer.pending("t_hs"):
+        writer.write_rows("t_hs", block, build_rows(toy.flat[block.start : block.stop]))
+    writer.seal()
+    cache = Cache.open(tmp_path / "c")
+    assert cache.teacher("t_ll") == cache.teacher("t_hs")
+    first = np.array([0])
+    assert cache.rows("t_ll", first).lse == cache.rows("t_hs", first).lse
+    assert cache.signature("train", "t_ll") == cache.signature("train", "t_hs")
+    with pytest.raises(CacheError, match="has no teacher 'x'; it has t_hs, t_ll"):
+        cache.teacher("x")

@@ -18,7 +18,7 @@ from kdcache.core.errors import CacheDamaged, CacheFormatError
 from .conftest import build_item, build_rows
 
 
-def arrays_of(num_rows=6, *, total=None, top_k=3):
+def arrays_of(num_rows=6, *, total=None, top_k=5):
     items = [build_item(f"i{n}", num_classes=9) for n in range(num_rows)]
     return encode(build_rows(items, top_k=top_k), num_rows=total)
 
@@ -33,7 +33,7 @@ def as_zarr(files):
 
 
 @settings(max_examples=10, deadline=None)
-@given(rows=st.integers(1, 7), chunk=st.sampled_from([1, 3, 8]), top_k=st.sampled_from([2, 9]))
+@given(rows=st.integers(1, 7), chunk=st.sampled_from([1, 3, 8]), top_k=st.sampled_from([2, 6, 9]))
 def test_zarr_and_our_reader_agree_bit_by_bit(rows, chunk, top_k):
     total = rows if rows <= chunk else -(-rows // chunk) * chunk
     arrays = arrays_of(rows, total=total, top_k=top_k)
@@ -86,21 +86,21 @@ def assign(row, column, value):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda s: b"", "array lse: the shard has 0 bytes, too few for 3 chunks"),
-        (lambda s: s[:-1], "array lse: the shard's index fails its checksum"),
-        (lambda s: s + b"\0", "array lse: the shard's index fails its checksum"),
-        (lambda s: s[:5] + bytes([s[5] ^ 1]) + s[6:], "array lse, chunk 0 fails its checksum"),
-        (lambda s: with_index(s, assign(1, 0, 2**64 - 1)), "array lse, chunk 1 is missing"),
-        (lambda s: with_index(s, assign(1, 0, 2**63)), "array lse, chunk 1 lies at 9223372036854775808"),
-        (lambda s: with_index(s, assign(1, 1, 2**64 - 8)), "array lse, chunk 1 lies at "),
-        (lambda s: with_index(s, assign(2, 1, 4)), "array lse: chunks overlap or leave a gap"),
-        (lambda s: with_chunk_header(s, 4, 2**30), "array lse, chunk 0 claims 1,073,741,824 bytes from"),
-        (lambda s: with_chunk_header(s, 12, 3), "array lse, chunk 0 claims 8 bytes from 3"),
+        (lambda s: b"", "array logprobs: the shard has 0 bytes, too few for 3 chunks"),
+        (lambda s: s[:-1], "array logprobs: the shard's index fails its checksum"),
+        (lambda s: s + b"\0", "array logprobs: the shard's index fails its checksum"),
+        (lambda s: s[:5] + bytes([s[5] ^ 1]) + s[6:], "array logprobs, chunk 0 fails its checksum"),
+        (lambda s: with_index(s, assign(1, 0, 2**64 - 1)), "array logprobs, chunk 1 is missing"),
+        (lambda s: with_index(s, assign(1, 0, 2**63)), "array logprobs, chunk 1 lies at 9223372036854775808"),
+        (lambda s: with_index(s, assign(1, 1, 2**64 - 8)), "array logprobs, chunk 1 lies at "),
+        (lambda s: with_index(s, assign(2, 1, 4)), "array logprobs: chunks overlap or leave a gap"),
+        (lambda s: with_chunk_header(s, 4, 2**30), "array logprobs, chunk 0 claims 1,073,741,824 bytes from"),
+        (lambda s: with_chunk_header(s, 12, 3), "array logprobs, chunk 0 claims 20 bytes from 3"),
     ],
 )
 def test_a_damaged_shard_names_array_and_chunk(damage, message):
     files = files_of()
-    files["lse/c.0"] = damage(files["lse/c.0"])
+    files["logprobs/c.0.0"] = damage(files["logprobs/c.0.0"])
     with pytest.raises(CacheDamaged, match=message):
         from_files(files)
 

@@ -267,3 +267,20 @@ def test_items_alone_can_be_sealed_for_hard_labels(toy, tmp_path):
     for block in writer.pending_items():
         writer.write_items(block, toy.flat[block.start : block.stop])
     assert writer.seal().teachers == ()
+
+
+def test_a_name_belongs_to_one_teacher_only(toy, tmp_path):
+    writer = toy.writer(tmp_path / "cache")
+    writer.add_teacher(build_teacher(aliases=("t_ll",)))
+    writer.add_teacher(build_teacher(aliases=("t_ll",)))
+    with pytest.raises(CacheMismatch) as caught:
+        toy.writer(tmp_path / "cache").add_teacher(build_teacher("t_ll", weight_digest="ff"))
+    assert "the name t_ll of teacher t_ll already belongs to teacher t_hs with weights 'a1b2c3d4'" in str(caught.value)
+    with pytest.raises(CacheMismatch, match=r"whose aliases is \('t_ll',\), this one's is \(\)"):
+        writer.add_teacher(build_teacher())
+
+
+def test_rows_wider_than_the_teacher_are_refused(toy, tmp_path):
+    writer, block, rows = writer_with_teacher(toy, tmp_path / "cache", num_classes=2)
+    with pytest.raises(CacheError, match="has a row of 3 classes; the teacher was added with 2"):
+        writer.write_rows("t_hs", block, rows)
