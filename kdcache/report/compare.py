@@ -16,10 +16,13 @@ from matplotlib.figure import Figure
 from kdcache.core.config import plain
 from kdcache.core.errors import ConfigError, RunError
 from kdcache.core.results import write_json
-from kdcache.report import html, plots, terminal
 from kdcache.report.gain import CaseTable, Gain
+from kdcache.report.html import render as render_html
+from kdcache.report.plots import as_png, as_svg, effects_figure, gain_figure
 from kdcache.report.runs import find_runs, group_cases, load_run
 from kdcache.report.study import Study, examine
+from kdcache.report.terminal import WIDTH
+from kdcache.report.terminal import render as render_text
 from kdcache.version import __version__
 
 MIN_RESAMPLES = 100
@@ -41,9 +44,9 @@ class Comparison:
         """Path of the HTML report."""
         return self.out / "report.html"
 
-    def terminal(self, *, width: int = terminal.WIDTH) -> str:
-        """Summary and tables as plain text."""
-        return terminal.render(self.study, width=width)
+    def terminal(self, *, width: int = WIDTH) -> str:
+        """Summary and tables as plain text, and where the report is."""
+        return f"{render_text(self.study, width=width)}\nReport: {self.report}"
 
 
 def compare(folders: Sequence[Path], *, out: Path, resamples: int = 10_000, seed: int = 0) -> Comparison:
@@ -92,22 +95,22 @@ def _cannot_write(out: Path, error: OSError) -> RunError:
 
 def _write(study: Study, out: Path) -> None:
     drawn = {name: figure for name, figure in _figures(study).items() if figure is not None}
-    vectors = {name: plots.as_svg(figure) for name, figure in drawn.items()}
+    vectors = {name: as_svg(figure) for name, figure in drawn.items()}
     for name, figure in drawn.items():
         (out / "figures" / f"{name}.svg").write_bytes(vectors[name])
-        (out / "figures" / f"{name}.png").write_bytes(plots.as_png(figure))
+        (out / "figures" / f"{name}.png").write_bytes(as_png(figure))
     (out / "results.csv").write_text(results_csv(study), encoding="utf-8")
     (out / "choices.csv").write_text(choices_csv(study), encoding="utf-8")
     write_json(out / "compare.json", {"format": FORMAT, "kdcache": __version__, **plain(study)})
-    (out / "report.html").write_text(html.render(study, vectors), encoding="utf-8")
+    (out / "report.html").write_text(render_html(study, vectors), encoding="utf-8")
 
 
 def _figures(study: Study) -> dict[str, Figure | None]:
     """Name -> figure: `gain-<n>` for case n from 1, `choices-<metric>`."""
-    figures = {f"gain-{i}": plots.gain_figure(table) for i, table in enumerate(study.cases, start=1)}
+    figures = {f"gain-{i}": gain_figure(table) for i, table in enumerate(study.cases, start=1)}
     for metric in dict.fromkeys(effect.metric for effect in study.effects):
         own = [effect for effect in study.effects if effect.metric == metric]
-        figures[f"choices-{metric}"] = plots.effects_figure(own)
+        figures[f"choices-{metric}"] = effects_figure(own)
     return figures
 
 

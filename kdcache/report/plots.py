@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from kdcache.report.choices import Effect
 from kdcache.report.gain import CaseTable, Gain
-from kdcache.report.words import signed, unit
+from kdcache.report.words import effect_title, signed, unit
 
 COLOURS = {"ink": "#22262b", "muted": "#6a737d", "rule": "#d5d9de", "accent": "#1f6f8b", "faint": "#9cc3d1"}
 """Name -> colour on paper; the HTML report replaces each by the CSS variable of that name."""
@@ -99,7 +99,7 @@ def effects_figure(effects: Sequence[Effect]) -> Figure | None:
             _interval(axes, y, *ends)
             axes.plot(effect.mean * factor, y, "o", color=COLOURS["accent"], markersize=7, zorder=3)
             axes.text(1.02, y, signed(effect.mean * factor), transform=axes.get_yaxis_transform(), va="center")
-        labels = [f"{e.choice}: {e.alternative} against {e.default}" for e in effects]
+        labels = [effect_title(effect) for effect in effects]
         _finish(axes, labels, f"difference in test {effects[0].metric}, {name}; right of 0 the first is better")
     return figure
 

@@ -68,8 +68,8 @@ def interval(values_B: Array, *, level: float = LEVEL) -> tuple[float, float] | 
     """Percentile interval (quantile method: linear); None if a resample has no value.
 
     Example:
-        >>> interval(np.arange(101.0), level=0.9)
-        (5.0, 95.0)
+        >>> interval(np.arange(101.0), level=0.5)
+        (25.0, 75.0)
     """
     if not np.isfinite(values_B).all():
         return None

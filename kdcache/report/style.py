@@ -1,7 +1,7 @@
 """The style sheet of the HTML report: system fonts, light and dark, screen and paper, from 400 pixels up."""
 
 CSS = """
-:root { color-scheme: light dark; --paper: #fdfdfc; --ink: #22262b; --muted: #5d666f; --rule: #d5d9de;
+:root { color-scheme: light dark; --paper: #fdfdfc; --ink: #22262b; --muted: #6a737d; --rule: #d5d9de;
   --accent: #1f6f8b; --faint: #9cc3d1; --soft: #f1f4f5; --loud: #8a4b00; --loud-soft: #fdf3e3; }
 @media (prefers-color-scheme: dark) { :root { --paper: #16191c; --ink: #e3e6e8; --muted: #9aa4ad; --rule: #343a40;
   --accent: #6fb6cf; --faint: #3f6673; --soft: #1e2226; --loud: #f0b866; --loud-soft: #2b2418; } }

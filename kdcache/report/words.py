@@ -39,6 +39,11 @@ def range_text(low: float | None, high: float | None) -> str:
     return f"{signed(low)} to {signed(high)}"
 
 
+def interval_text(low: float | None, high: float | None) -> str:
+    """`95 % interval +0.10 to +2.30`, or why there is none."""
+    return range_text(low, high) if low is None or high is None else f"95 % interval {range_text(low, high)}"
+
+
 def unit(metric: str) -> tuple[str, float]:
     """Name and factor of the unit that differences are shown in: hundredths (`points`), or nats.
 
@@ -75,7 +80,12 @@ def verdict(table: CaseTable) -> list[str]:
     ties = [row.label for i, row in enumerate(table.rows) if i != table.picked and row.validation == picked.validation]
     ties = [label for label in ties if table.hard is None or label != table.rows[table.hard].label]
     sentences = [
-        said + (f", tied on validation with {', '.join(ties)}, which stand after it by name." if ties else ".")
+        said
+        + (
+            f", tied on validation with {', '.join(ties)}, which come{'s' if len(ties) == 1 else ''} after it by name."
+            if ties
+            else "."
+        )
     ]
     if picked.over_hard is not None:
         sentences.append(f"Its gain over hard labels is {gain_sentence(picked.over_hard)}.")
@@ -83,6 +93,13 @@ def verdict(table: CaseTable) -> list[str]:
         sentences.append(
             "There is no run on hard labels (--alpha 0), so nothing here says whether distillation helped."
         )
+    elif table.picked != table.hard:
+        why = (
+            "the two have no seed in common"
+            if set(picked.seeds).isdisjoint(table.rows[table.hard].seeds)
+            else "hard labels score 0"
+        )
+        sentences.append(f"Its gain over hard labels has no value: {why}.")
     if table.hard is not None and table.picked != table.hard:
         hard = table.rows[table.hard]
         sign = 1 if table.higher_is_better else -1
@@ -100,10 +117,9 @@ def verdict(table: CaseTable) -> list[str]:
 
 def gain_sentence(gain: Gain) -> str:
     """A gain with its interval and what the interval says."""
-    text = f"{signed(gain.percent)} % (95 % interval {range_text(gain.low, gain.high)})"
-    if gain.low is None or gain.high is None:
-        return text
-    return text + (", which contains 0: no gain or loss is visible" if gain.low <= 0 <= gain.high else "")
+    inside = gain.low is not None and gain.high is not None and gain.low <= 0 <= gain.high
+    doubt = ", which contains 0: no gain or loss is visible" if inside else ""
+    return f"{signed(gain.percent)} % ({interval_text(gain.low, gain.high)}{doubt})"
 
 
 def effect_title(effect: Effect) -> str:
@@ -122,7 +138,7 @@ def effect_sentence(effect: Effect) -> str:
     if f"{abs(mean):.2f}" == "0.00":
         head = f"{effect_title(effect)}: the same test {effect.metric} on average (to 0.01 {name})"
     cases = f" in {count(effect.cases, 'case')}" if effect.cases > 1 else ""
-    body = f"over {count(pairs, 'pair')}{cases} (95 % interval {range_text(low, high)})"
+    body = f"over {count(pairs, 'pair')}{cases} ({interval_text(low, high)})"
     body += f", better in {effect.better} of {pairs}"
     if low is None or high is None:
         return f"{head} {body}."

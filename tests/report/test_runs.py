@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,4 +170,12 @@ def test_scores_computed_in_two_ways_are_refused(run_writer):
     assert refusal(group_cases, [load_run(one), load_run(two)]) == (
         f"{one} and {two} (mrpc, small) computed their test scores differently "
         "(f1:binary(positive=1)|n=300|v1, f1:v0); score them alike"
+    )
+
+
+def test_runs_with_other_classes_are_refused(run_writer):
+    one, two = load_run(run_writer("a", CE, 0.8)), load_run(run_writer("b", HARD, 0.8))
+    other = replace(two, statistics=np.hstack([two.statistics, np.zeros((300, 3))]))
+    assert refusal(group_cases, [one, other]) == (
+        f"{one.folder} and {two.folder} (mrpc, small) differ in the number of classes; compare runs of one task"
     )
