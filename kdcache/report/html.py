@@ -170,7 +170,8 @@ def _table(table: Table) -> str:
         opening = '<tr class="picked">' if PICKED in marks else "<tr>"
         rows.append(f"{opening}{''.join(cells)}</tr>")
     return (
-        f'<div class="scroll" tabindex="0"><table><caption>{escape(table.title)}</caption>'
+        f"<h3>{escape(table.title)}</h3>"
+        f'<div class="scroll" tabindex="0"><table aria-label="{escape(table.title)}">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 

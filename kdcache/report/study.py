@@ -101,4 +101,6 @@ def _versions(runs: Sequence[Run]) -> tuple[str, ...]:
         versions = run.result.extra.get("versions", {})
         if isinstance(versions, Mapping):
             pairs.update(f"{name} {version}" for name, version in versions.items())
+        if "torch" in run.result.extra:
+            pairs.add(f"torch {run.result.extra['torch']}")
     return tuple(sorted(pairs))

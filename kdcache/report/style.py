@@ -23,7 +23,6 @@ code { white-space: nowrap; font-size: .92em; }
 .loud strong { color: var(--loud); }
 .scroll { overflow-x: auto; margin: .8rem 0 2rem; padding-bottom: .3rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; min-width: 100%; }
-caption { text-align: left; font-weight: 600; padding: 0 0 .4rem; font-size: .95rem; }
 th, td { text-align: left; padding: .4rem .75rem .4rem 0; border-bottom: 1px solid var(--rule); white-space: nowrap;
   vertical-align: top; }
 thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; }
@@ -49,5 +48,5 @@ dd { margin: 0; overflow-wrap: anywhere; }
 @media print { :root { --paper: #fff; --ink: #000; --muted: #444; --rule: #bbb; --accent: #1f6f8b; --faint: #9cc3d1;
   --soft: #f3f3f3; --loud: #8a4b00; --loud-soft: #fff; } main { max-width: none; padding: 0; } body { font-size: 10pt; }
   .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { white-space: normal; padding-right: .4rem; }
-  figure, tr, .loud { break-inside: avoid; } h2, h3, caption { break-after: avoid; } figure svg { min-width: 0; } }
+  figure, tr, .loud { break-inside: avoid; } h2, h3 { break-after: avoid; } figure svg { min-width: 0; } }
 """

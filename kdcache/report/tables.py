@@ -10,6 +10,9 @@ from kdcache.report.study import Study
 from kdcache.report.words import range_text, score_text, signed, unit
 
 PICKED, ORACLE, WORST = "validation picks", "test picks (oracle)", "worst"
+KNOWN = ("score", "nll", "ece", "brier", "temperature", "entropy")
+"""Columns of the teacher table in this order; any others come after by name."""
+DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,15 +126,15 @@ def teachers_table(study: Study) -> Table | None:
     """The teachers and their calibration as the runs recorded them, or None if none did."""
     if not study.teachers:
         return None
-    names = tuple(
-        n
-        for n in ("score", "nll", "ece", "brier", "temperature")
-        if any(n in teacher.values for teacher in study.teachers)
-    )
+    there = {name for teacher in study.teachers for name in teacher.values}
+    names = tuple(sorted(there, key=lambda name: (KNOWN.index(name) if name in KNOWN else len(KNOWN), name)))
     return Table(
         title="Teachers on validation",
         columns=("dataset", "teacher", *names, "digest"),
-        rows=tuple((t.dataset, t.name, *(_known(t.values, n) for n in names), t.digest or "–") for t in study.teachers),
+        rows=tuple(
+            (t.dataset, t.name, *(_known(t.values, n) for n in names), t.digest[:DIGEST_LENGTH] or "–")
+            for t in study.teachers
+        ),
         numeric=frozenset(names),
     )
 

@@ -117,5 +117,5 @@ def teachers() -> Mapping[str, Mapping[str, Any]]:
     """What a trainer records of its teachers."""
     return {
         "t_hs": {"score": 0.91, "nll": 0.41, "ece": 0.06, "brier": 0.15, "temperature": 1.9, "digest": "aaaaaaaa"},
-        "t_ll": {"score": 0.90, "nll": 0.27, "digest": "bbbbbbbb"},
+        "t_ll": {"score": 0.90, "nll": 0.27, "digest": "bbbbbbbb", "entropy": 0.1, "apt": 2},
     }

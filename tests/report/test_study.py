@@ -26,13 +26,14 @@ def test_a_study_names_what_it_was_made_of(run_writer):
 def test_teachers_are_listed_once_with_what_is_known(run_writer):
     study = study_of(
         run_writer("a", CE, 0.8, extra={"teachers": teachers()}),
-        run_writer("b", HARD, 0.7, extra={"teachers": teachers(), "versions": "odd"}),
+        run_writer("b", HARD, 0.7, extra={"teachers": teachers(), "versions": "odd", "torch": "2.10"}),
     )
     assert [(t.dataset, t.name, t.digest) for t in study.teachers] == [
         ("mrpc", "t_hs", "aaaaaaaa"),
         ("mrpc", "t_ll", "bbbbbbbb"),
     ]
-    assert study.teachers[1].values == {"score": 0.90, "nll": 0.27}
+    assert study.versions == ("torch 2.10",)
+    assert study.teachers[1].values == {"score": 0.90, "nll": 0.27, "entropy": 0.1, "apt": 2.0}
 
 
 def test_teachers_of_another_shape_are_refused(run_writer):

@@ -100,8 +100,19 @@ def test_other_scores_effects_and_teachers_have_tables_when_there_are_any(run_wr
     assert effects.rows[0][:2] == ("loss", "mse against ce")
     assert effects.rows[0][-2:] == ("1", "0 of 1")
     table = teachers_table(study)
-    assert table.columns == ("dataset", "teacher", "score", "nll", "ece", "brier", "temperature", "digest")
-    assert table.rows[1] == ("mrpc", "t_ll", "0.9000", "0.2700", "–", "–", "–", "bbbbbbbb")
+    assert table.columns == (
+        "dataset",
+        "teacher",
+        "score",
+        "nll",
+        "ece",
+        "brier",
+        "temperature",
+        "entropy",
+        "apt",
+        "digest",
+    )
+    assert table.rows[1] == ("mrpc", "t_ll", "0.9000", "0.2700", "–", "–", "–", "0.1000", "2.0000", "bbbbbbbb")
     lone = study_of(run_writer("c", CE, 0.9))
     assert effects_table(lone) is None
     assert teachers_table(lone) is None
