@@ -28,9 +28,9 @@ th, td { text-align: left; padding: .4rem .75rem .4rem 0; border-bottom: 1px sol
 thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; }
 .n { text-align: right; }
 .n + :not(.n) { padding-left: .6rem; }
-.span { color: var(--muted); display: block; font-size: .8rem; }
+.span { color: var(--muted); display: block; font-size: .91em; white-space: nowrap; }
 .marks { display: block; }
-.mark { display: inline-block; margin-right: .35rem; padding: 0 .45rem; border-radius: .7rem; font-size: .75rem;
+.mark { display: inline-block; margin-right: .35rem; padding: 0 .45rem; border-radius: .7rem; font-size: .86em;
   border: 1px solid var(--rule); color: var(--muted); }
 .mark.picked { border-color: var(--accent); color: var(--accent); }
 tr.picked td, tr.picked th { background: var(--soft); }
@@ -48,5 +48,6 @@ dd { margin: 0; overflow-wrap: anywhere; }
 @media print { :root { --paper: #fff; --ink: #000; --muted: #444; --rule: #bbb; --accent: #1f6f8b; --faint: #9cc3d1;
   --soft: #f3f3f3; --loud: #8a4b00; --loud-soft: #fff; } main { max-width: none; padding: 0; } body { font-size: 10pt; }
   .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { white-space: normal; padding-right: .4rem; }
-  figure, tr, .loud { break-inside: avoid; } h2, h3 { break-after: avoid; } figure svg { min-width: 0; } }
+  figure, tr, .loud { break-inside: avoid; } h2, h3 { break-after: avoid; } figure svg { min-width: 0; max-width: 15cm; }
+  dl { font-size: 8.5pt; } h2 { margin-top: 1.6rem; } .mark { padding: 0; border: 0; } }
 """
