@@ -48,6 +48,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 @media print { :root { --paper: #fff; --ink: #000; --muted: #444; --rule: #bbb; --accent: #1f6f8b; --faint: #9cc3d1;
   --soft: #f3f3f3; --loud: #8a4b00; --loud-soft: #fff; } main { max-width: none; padding: 0; } body { font-size: 10pt; }
   .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { white-space: normal; padding-right: .4rem; }
-  figure, tr, .loud { break-inside: avoid; } h2, h3 { break-after: avoid; } figure svg { min-width: 0; max-width: 15cm; }
+  figure, tr, .loud { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  figure svg { min-width: 0; max-width: 15cm; }
   dl { font-size: 8.5pt; } h2 { margin-top: 1.6rem; } .mark { padding: 0; border: 0; } }
 """
