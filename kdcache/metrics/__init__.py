@@ -1,0 +1,133 @@
+"""What a number means: metrics as additive statistics per example plus a finisher. No torch.
+
+The value of metric m on any weighting w of the examples is `METRICS[m].finish(w @ statistics[METRICS[m].statistic])`.
+"""
+
+# I items  S statistics
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcache.core.errors import ConfigError, DataError
+from kdcache.core.types import Score
+from kdcache.metrics import calibration, classification
+
+VERSION = 1
+"""Of the definitions below; it ends every signature."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One number from summed statistics.
+
+    Attributes:
+        name: key in `METRICS`.
+        statistic: which statistics it finishes; several metrics may share one.
+        higher_is_better: the direction.
+        finish: summed statistics [..., S] -> values [...]; vectorised over leading dimensions.
+        describe: definition in the style of a sacreBLEU signature.
+    """
+
+    name: str
+    statistic: str
+    higher_is_better: bool
+    finish: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    describe: str
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="f1_binary",
+            statistic="classes",
+            higher_is_better=True,
+            finish=classification.f1_binary,
+            describe="f1:binary(positive=1)",
+        ),
+        Metric(
+            name="f1_macro",
+            statistic="classes",
+            higher_is_better=True,
+            finish=classification.f1_macro,
+            describe="f1:macro(classes=occurring)",
+        ),
+        Metric(
+            name="f1_weighted",
+            statistic="classes",
+            higher_is_better=True,
+            finish=classification.f1_weighted,
+            describe="f1:weighted(by=support)",
+        ),
+        Metric(
+            name="accuracy",
+            statistic="accuracy",
+            higher_is_better=True,
+            finish=classification.mean,
+            describe="accuracy",
+        ),
+        Metric(name="nll", statistic="nll", higher_is_better=False, finish=classification.mean, describe="nll:nats"),
+        Metric(
+            name="brier",
+            statistic="brier",
+            higher_is_better=False,
+            finish=classification.mean,
+            describe="brier:sum_over_classes",
+        ),
+        Metric(
+            name="ece",
+            statistic="ece",
+            higher_is_better=False,
+            finish=calibration.expected_calibration_error,
+            describe=f"ece:equal_width(bins={calibration.NUM_BINS})",
+        ),
+    )
+}
+
+
+def evaluate(
+    statistics: Mapping[str, NDArray[np.float64]], metrics: Sequence[str], parts: Mapping[str, object] | None = None
+) -> dict[str, Score]:
+    """Scores of a split from its per-example statistics.
+
+    Args:
+        statistics: statistic name -> float64 [I, S].
+        metrics: names in `METRICS`, the primary one first; the result keeps the order.
+        parts: what else the signature should say, e.g. `{"labels": 3}`; `n` and the version are added.
+
+    Returns:
+        Metric name -> Score with a signature such as `f1:binary(positive=1)|n=408|v1`.
+
+    Raises:
+        ConfigError: a metric that is not in `METRICS`, or whose statistics were not computed.
+        DataError: no examples.
+
+    Example:
+        >>> evaluate({"accuracy": np.array([[1.0, 1.0], [0.0, 1.0]])}, ["accuracy"])["accuracy"].signature
+        'accuracy|n=2|v1'
+    """
+    scores: dict[str, Score] = {}
+    for name in metrics:
+        if name not in METRICS:
+            raise ConfigError(f"metric {name!r} is not known; known: {', '.join(METRICS)}")
+        metric = METRICS[name]
+        if metric.statistic not in statistics:
+            raise ConfigError(
+                f"metric {name} needs the statistic {metric.statistic}, computed are: {', '.join(statistics) or 'none'}"
+            )
+        values_IS = statistics[metric.statistic]
+        if len(values_IS) == 0:
+            raise DataError(f"metric {name} has no examples to score; the split is empty")
+        extra = "".join(f"|{key}={value}" for key, value in (parts or {}).items())
+        scores[name] = Score(
+            name=name,
+            value=float(metric.finish(values_IS.sum(axis=0))),
+            higher_is_better=metric.higher_is_better,
+            signature=f"{metric.describe}|n={len(values_IS)}{extra}|v{VERSION}",
+        )
+    return scores
