@@ -144,8 +144,9 @@ def check_sizes(root: Path, files: Iterator[tuple[str, FileRecord]]) -> None:
     Raises:
         CacheDamaged: the first that is missing, cut or grown.
     """
+    folders: set[str] = set()
     for name, record in files:
-        size = file_size(root, name)
+        size = file_size(root, name, folders=folders)
         if size != record.size:
             raise CacheDamaged(
                 f"{root / name} has {size:,} bytes instead of {record.size:,}; restore it, or dump this block again"

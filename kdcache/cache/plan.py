@@ -282,8 +282,10 @@ def plan_from_parquet(content: bytes, *, where: str) -> Plan:
     try:
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
         table.validate(full=True)
+        if any(table.column(name).null_count for name in table.column_names):
+            raise ValueError("it has empty fields")
         columns = {name: table.column(name).to_numpy() for name in _INTEGERS}
-        uid, split = table.column("uid").to_pylist(), table.column("split").to_pylist()
+        uid, split = (tuple(table.column(name).cast(pa.string()).to_numpy()) for name in ("uid", "split"))
         chunk_rows = int((table.schema.metadata or {})[b"kdcache.chunk_rows"])
         return Plan.from_columns(uid=uid, split=split, columns=columns, chunk_rows=chunk_rows)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:

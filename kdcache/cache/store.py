@@ -16,7 +16,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 import xxhash
@@ -28,7 +28,8 @@ JSON_BYTES = 1 << 20
 """Largest small JSON file (marker, commit record, teacher) that is read."""
 MANIFEST_BYTES = 1 << 26
 """Largest manifest that is read."""
-_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}"
+_SEGMENT, _PATH = re.compile(_NAME), re.compile(f"{_NAME}(?:/{_NAME})*")
 _TEMPORARY = ".tmp-"
 
 
@@ -80,7 +81,7 @@ def check_relative(path: str) -> str:
     Raises:
         CacheFormatError: it is absolute, leaves the cache or holds other characters than names do.
     """
-    if len(path) > 1000 or not all(_SEGMENT.fullmatch(part) for part in path.split("/")):
+    if len(path) > 1000 or not _PATH.fullmatch(path):
         raise CacheFormatError(f"{path[:200]!r} is no path inside a cache; nothing was opened")
     return path
 
@@ -219,18 +220,26 @@ def read_bytes(root: Path, name: str, *, limit: int) -> bytes:
     return content
 
 
-def file_size(root: Path, name: str) -> int:
+def file_size(root: Path, name: str, *, folders: set[str] | None = None) -> int:
     """Size of a regular file inside the cache; no part of its path below `root` may be a symbolic link.
+
+    Args:
+        root: the cache.
+        name: relative path.
+        folders: those known to be no links; they are not looked at again, and new ones are added.
 
     Raises:
         CacheDamaged: it is missing, no regular file, or behind a symbolic link.
     """
-    path = root / check_relative(name)
-    for parent in reversed(PurePosixPath(name).parents[:-1]):
-        if (root / parent).is_symlink():
-            raise CacheDamaged(f"{root / parent} is a symbolic link; a cache holds none")
+    path = f"{root}/{check_relative(name)}"
+    folder, known = name.rpartition("/")[0], set() if folders is None else folders
+    while folder and folder not in known:
+        if os.path.islink(f"{root}/{folder}"):
+            raise CacheDamaged(f"{root}/{folder} is a symbolic link; a cache holds none")
+        known.add(folder)
+        folder = folder.rpartition("/")[0]
     try:
-        status = path.lstat()
+        status = os.lstat(path)
     except OSError:
         raise CacheDamaged(f"{path} is missing; restore it, or dump this block again") from None
     if not stat.S_ISREG(status.st_mode):
