@@ -1,0 +1,50 @@
+"""A dataset of the Hugging Face Hub, or a local folder, to records; by the library `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import datasets
+from datasets.exceptions import DatasetsError
+
+from kdcache.core.errors import DataError
+from kdcache.data.files import Records
+from kdcache.data.spec import HubSource
+
+
+def read_hub(hub: HubSource, split: str, columns: Sequence[str]) -> Records:
+    """The records of one split.
+
+    A class label becomes its name there (`int2str`), since the order of classes there need not be ours; the Hub's -1
+    (hidden) becomes None.
+
+    Args:
+        hub: which dataset.
+        split: name there.
+        columns: those wanted.
+
+    Raises:
+        DataError: it cannot be reached, needs a script, or has no such configuration or split.
+    """
+    place = f"hub dataset {hub.id}{f' ({hub.config})' if hub.config else ''}, split {split}"
+    try:
+        table = datasets.load_dataset(hub.id, hub.config, revision=hub.revision, split=split)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"cannot load the {place}: {reason}; check id, config, revision and splits, the connection and "
+            f"HF_HUB_OFFLINE, or give files instead"
+        ) from None
+    names = tuple(table.column_names)
+    if len(table) == 0:
+        raise DataError(f"the {place} has no rows; a split needs at least one example")
+    features = dict(table.features)
+    table = table.select_columns([name for name in dict.fromkeys(columns) if name in names])
+    rows = table.to_list()
+    for name in table.column_names:
+        feature = features[name]
+        if isinstance(feature, datasets.ClassLabel):
+            for row in rows:
+                value = row[name]
+                row[name] = None if value is None or value < 0 else feature.int2str(value)
+    return Records(place=place, columns=names, unit="row", numbers=range(1, len(rows) + 1), rows=rows)
