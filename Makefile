@@ -26,7 +26,7 @@ lint: $(VENV)/.dev  ## formatting, lint, types, layers, size limits, generated d
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/check_budget.py
 	$(BIN)/python tools/make_cli_docs.py --check
 

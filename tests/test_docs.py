@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
+import click
 import pytest
 
+from kdcache.cli import cli
+from kdcache.data.spec import load_spec
+from kdcache.student.plan import StudentConfig
+from kdcache.teacher.dump import DumpConfig
+from kdcache.teacher.finetune import TeacherConfig
+from kdcache.training.run import load_run
 from tools.make_cli_docs import TARGET, render, walk
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -77,16 +85,47 @@ def test_the_index_of_the_docs_names_every_page():
 
 
 def test_every_command_has_help_and_a_section():
-    cli = pytest.importorskip("kdcache.cli", exc_type=ModuleNotFoundError).cli
     text = TARGET.read_text(encoding="utf-8")
-    for command, context in walk(cli, cli.context_class(cli, info_name="kdcache")):
+    for command, context in walk(cli, "kdcache"):
         assert command.help, f"{context.command_path} has no help"
         assert f"\n## {context.command_path}\n" in text
 
 
 def test_the_command_reference_is_up_to_date():
-    cli = pytest.importorskip("kdcache.cli", exc_type=ModuleNotFoundError).cli
     assert TARGET.read_text(encoding="utf-8") == render(cli), "run make docs"
+
+
+def test_every_command_that_a_page_shows_is_one_that_kdcache_takes():
+    commands = {context.command_path: (command, context) for command, context in walk(cli, "kdcache")}
+    shown = 0
+    for page in PAGES:
+        for line in re.findall(r"^kdcache (?!\[)(.+)$", page.read_text(), flags=re.M):
+            name, *arguments = shlex.split(line, comments=True)
+            if page == TARGET or not arguments:
+                continue
+            assert f"kdcache {name}" in commands, f"{page.name}: {line}"
+            command, context = commands[f"kdcache {name}"]
+            command.make_parser(context).parse_args(arguments)
+            shown += 1
+    assert shown > 3
+
+
+def test_a_flag_that_does_not_exist_is_refused():
+    command, context = next(pair for pair in walk(cli, "kdcache") if pair[1].info_name == "train-student")
+    with pytest.raises(click.NoSuchOption):
+        command.make_parser(context).parse_args(["study.yaml", "--tau-x", "4"])
+
+
+def test_the_files_of_the_tutorial_are_files_that_kdcache_reads(tmp_path: Path):
+    text = (REPOSITORY / "docs" / "tutorial.md").read_text()
+    for block in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```$", text, flags=re.M | re.S):
+        (tmp_path / block[0]).write_text(block[1])
+    assert load_spec(tmp_path / "reviews.yaml", where="reviews.yaml").labels == ("negative", "positive")
+    run = load_run(tmp_path / "study.yaml")
+    assert run.block("teacher", TeacherConfig).learning_rates == (1e-5, 2e-5)
+    assert run.block("dump", DumpConfig).top_k == 64
+    assert run.block("student", StudentConfig).learning_rate == 3e-5
+    assert run.models.student("small").layers == 4
 
 
 def test_no_tracked_file_names_a_path_of_somebodys_machine(tracked: dict[str, str]):

@@ -15,7 +15,7 @@ KDScale = Literal["tau_s^2", "tau_t^2", "none"]
 TAU_DIGITS = 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: settings classes inherit from several
 class Configuration:
     """What a student is trained on. `Configuration(alpha=0)` is hard labels only, the baseline."""
 

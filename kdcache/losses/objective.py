@@ -39,7 +39,7 @@ class Losses:
     soft: Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Objective(Configuration):
     """A configuration as a function of a student's logits.
 

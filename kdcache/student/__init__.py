@@ -1,0 +1,1 @@
+"""The student's stages: initialisation by skipped layers, and distillation from a cache."""

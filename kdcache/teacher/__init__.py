@@ -1,0 +1,1 @@
+"""The teacher's stages: fine-tuning, and the one run that fills the cache."""

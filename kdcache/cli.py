@@ -1,0 +1,254 @@
+"""The command line, in the order of the pipeline. A command parses, calls one function, prints.
+
+Heavy imports stand inside the commands, so that `--help` costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kdcache.core.errors import KDCacheError, LaunchError
+from kdcache.version import __version__
+
+if TYPE_CHECKING:
+    from kdcache.training.launch import Launch
+    from kdcache.training.run import RunFile
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+BUG = 70
+"""Exit code of an error that kdcache did not expect (EX_SOFTWARE)."""
+INTERRUPTED = 130
+
+
+class Ordered(click.Group):
+    """A group that lists its commands in the order of the pipeline."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in order of definition."""
+        return list(self.commands)
+
+
+@click.group(cls=Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="kdcache")
+@click.option(
+    "--local_rank", type=int, hidden=True, help="Given by the DeepSpeed launcher; the environment says it too."
+)
+def cli(local_rank: int | None) -> None:
+    """Distil from a teacher that has already left the room.
+
+    Run the teacher once (dump-teacher), then train students under any distillation configuration from what it left
+    (train-student), and compare them (compare). Start with: kdcache demo
+    """
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+run_options = _options(
+    click.argument("config", type=PATH),
+    click.option("--set", "overrides", multiple=True, metavar="BLOCK.KEY=VALUE", help="Change a setting; repeatable."),
+    click.option("--out", type=PATH, help="Folder of the study, instead of the file's `out:`."),
+    click.option("--data-root", type=PATH, help="Where relative data paths start, instead of KDCACHE_DATA."),
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
+launch_options = _options(
+    device_option,
+    click.option("--num-gpus", type=int, help="Processes on this machine, one a GPU."),
+    click.option("--num-procs", type=int, help="Processes with --device cpu."),
+    click.option("--num-nodes", type=int, help="Machines of the hostfile to use."),
+    click.option("--hostfile", type=PATH, help="DeepSpeed hostfile, for several machines."),
+)
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="Fewer texts and configurations: under 3 minutes, and a weaker teacher.")
+@click.option("--out", type=PATH, default=Path("runs/demo"), show_default=True, help="Where everything goes.")
+@click.option("--data", type=PATH, help="Source distribution or folder with the ratings, instead of a download.")
+@device_option
+def demo(quick: bool, out: Path, data: Path | None, device: str) -> None:
+    """The whole pipeline on real, human-rated texts, in minutes on a laptop."""
+    from kdcache import demo as demo_module
+
+    demo_module.run(out=out, quick=quick, source=data, device=device, say=click.echo)
+
+
+@cli.command("train-teacher")
+@run_options
+@launch_options
+def train_teacher(config: Path, **options: Any) -> None:
+    """Fine-tune a teacher and keep its two checkpoints, t_hs and t_ll.
+
+    t_hs has the highest validation score, t_ll the lowest validation loss. Settings: the block `teacher:` of CONFIG.
+    """
+    file, launch = _load(config, options), _launch(options)
+    if _launched(launch):
+        return
+    from kdcache.teacher import finetune
+
+    result = finetune.run(file, device=launch.device)
+    if _first():
+        click.echo(finetune.summary(result, file))
+
+
+@cli.command("dump-teacher")
+@run_options
+@click.option("--teacher", "teachers", multiple=True, metavar="NAME=PATH", help="A checkpoint to run; repeatable.")
+@device_option
+def dump_teacher(config: Path, teachers: tuple[str, ...], device: str, **options: Any) -> None:
+    """Run each teacher checkpoint once and keep what any distillation needs.
+
+    Without --teacher these are t_hs and t_ll of train-teacher. Interrupted, the same command continues. Settings: the
+    block `dump:` of CONFIG.
+    """
+    file = _load(config, options)
+    from kdcache.teacher import dump
+
+    result = dump.run(file, teachers=teachers, device=device)
+    click.echo(result.summary(file))
+
+
+@cli.command("train-student")
+@run_options
+@click.option("--student", help="Name of a student in the models file.")
+@click.option("--teacher", help="Name of a teacher in the cache: t_hs, t_ll, ...")
+@click.option("--loss", help="Distance to the teacher: ce or mse.")
+@click.option("--tau-t", "tau_t", help="Temperature of the teacher's logits.")
+@click.option("--tau-s", "tau_s", help="Temperature of the student's logits: a number, or tied.")
+@click.option("--alpha", help="Weight of the teacher in [0, 1]; 0 is hard labels only.")
+@click.option("--seed", help="Of initialisation and order.")
+@click.option("--cache", help="Folder of the cache, instead of the study's own.")
+@launch_options
+def train_student(config: Path, **options: Any) -> None:
+    """Train a student on one configuration, from the cache; no teacher is loaded.
+
+    Flags override the block `student:` of CONFIG. A run that has finished is not repeated.
+    """
+    names = ("student", "teacher", "loss", "tau_t", "tau_s", "alpha", "seed", "cache")
+    flags = [f"student.{name}={options.pop(name)}" for name in names if options[name] is not None]
+    options["overrides"] = (*options["overrides"], *flags)
+    file, launch = _load(config, options), _launch(options)
+    if _launched(launch):
+        return
+    from kdcache.student import distill
+    from kdcache.student.plan import StudentConfig
+
+    result, folder = distill.run(file, file.block("student", StudentConfig), device=launch.device)
+    if _first():
+        click.echo(distill.summary(result, folder))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, type=PATH, required=True)
+@click.option("--out", type=PATH, default=Path("runs/compare"), show_default=True, help="Folder of the report.")
+@click.option("--resamples", type=int, default=10_000, show_default=True, help="Bootstrap resamples of test examples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+def compare(runs: tuple[Path, ...], out: Path, resamples: int, seed: int) -> None:
+    """Compare runs: gains, intervals, what each choice did; tables and an HTML report.
+
+    RUNS are run folders of train-student, or folders that contain them.
+    """
+    from kdcache.report.compare import compare as compare_runs
+
+    click.echo(compare_runs(runs, out=out, resamples=resamples, seed=seed).terminal())
+
+
+@cli.command()
+@click.argument("target", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--tokenizer", help="Of a dataset: count tokens with this one (folder, package:NAME/folder or Hub id).")
+@click.option("--data-root", type=PATH, help="Where relative data paths start, instead of KDCACHE_DATA.")
+def inspect(target: Path, as_json: bool, tokenizer: str | None, data_root: Path | None) -> None:
+    """What is in a cache (a folder), or in a dataset (its YAML)."""
+    if target.is_dir():
+        from kdcache.describe.cache import cache_text
+
+        click.echo(cache_text(target, as_json=as_json))
+        return
+    from kdcache.describe.dataset import dataset_text
+
+    click.echo(dataset_text(target, tokenizer=tokenizer, data_root=data_root, as_json=as_json))
+
+
+def _load(config: Path, options: dict[str, Any]) -> RunFile:
+    from kdcache.training.run import load_run
+
+    return load_run(
+        config, overrides=options.pop("overrides"), out=options.pop("out"), data_root=options.pop("data_root")
+    )
+
+
+def _launch(options: dict[str, Any]) -> Launch:
+    from kdcache.training.launch import Launch
+
+    return Launch(**options)
+
+
+def _launched(launch: Launch) -> bool:
+    """Start processes where several were asked for, and end with their exit code; False: this process does the work."""
+    from kdcache.training import launch as launching
+
+    gpus = 0
+    if launch.num_gpus is not None:
+        import torch
+
+        gpus = torch.cuda.device_count()
+    launching.check(launch, gpus_here=gpus)
+    if not launching.needs_launcher(launch, os.environ):
+        return False
+    arguments = click.get_current_context().find_root().obj or sys.argv[1:]
+    code = launching.run(launch, arguments, gpus_here=gpus)
+    if code:
+        raise LaunchError(f"the processes ended with exit code {code}; their messages stand above")
+    return True
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: errors end in one line and their own exit code."""
+    for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads before fork would only warn
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = cli.main(args=given, prog_name="kdcache", standalone_mode=False, obj=given)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; the same command continues or starts again", INTERRUPTED)
+    except KDCacheError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, e.g. `| head`
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("KDCACHE_DEBUG"):
+            traceback.print_exc()
+        _fail(f"{type(error).__name__}: {error} (not expected; KDCACHE_DEBUG=1 shows where)", BUG)
+
+
+def _fail(message: str, code: int) -> None:
+    rank = os.environ.get("RANK", "0")
+    where = "" if rank == "0" else f" (rank {rank})"
+    click.echo(f"kdcache: error{where}: {' '.join(message.split())}", err=True)
+    sys.exit(code)

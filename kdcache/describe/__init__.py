@@ -1,0 +1,1 @@
+"""Looking into a cache (no torch) or a dataset."""

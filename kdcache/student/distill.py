@@ -1,0 +1,223 @@
+"""`kdcache train-student`: train one student on one configuration, streamed from a cache. No teacher is ever loaded."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcache.cache.check import alignment
+from kdcache.cache.loader import Loader
+from kdcache.core.config import plain
+from kdcache.core.errors import CacheMismatch
+from kdcache.core.results import RunResult, write_json, write_run
+from kdcache.core.types import Evaluation
+from kdcache.losses.objective import Objective
+from kdcache.student import skip_layers
+from kdcache.student.plan import Plan, StudentConfig, finished, plan
+from kdcache.training import checkpoint, evaluate, models
+from kdcache.training.batch import CachedSteps
+from kdcache.training.engine import Engine, World, barrier, start
+from kdcache.training.log import RunLog
+from kdcache.training.loop import engine_settings, fit
+from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
+
+
+def run(file: RunFile, config: StudentConfig, *, device: str = "auto") -> tuple[RunResult, Path]:
+    """Train, keep the best checkpoint by validation, score it, write the run folder.
+
+    A run that finished with the same settings is returned as it is. An unfinished one is started again.
+
+    Args:
+        file: the study.
+        config: what to train.
+        device: `auto`, `cpu`, `cuda`.
+
+    Returns:
+        The result and its folder.
+
+    Raises:
+        KDCacheError: bad settings; a cache that does not fit; a loss that is not finite.
+    """
+    planned = plan(file, config)
+    done = finished(planned.folder, planned.key)
+    if done is not None:
+        return done, planned.folder
+    started = time.monotonic()
+    data, tokenizer = _prepare(file, planned)
+    world = start(device)
+    folder = planned.folder
+    if world.rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        make_folder(folder)
+        write_json(folder / "config.json", config)
+    barrier(world)
+    label = f"train-student {planned.name} {config.configuration.label()} seed {config.seed}"
+    with RunLog(folder if world.rank == 0 else None, label=label) as log:
+        log.write("start", key=planned.key, exactness=str(planned.verdict), teacher_forwards=0)
+        prepared = time.monotonic() - started
+        evaluations, selected, counters = _train(file, planned, data, tokenizer, world, log)
+        seconds = {"prepare": round(prepared, 2), "train": log.elapsed}
+        log.write("end", **counters)
+    result = _result(file, planned, evaluations, selected, counters, seconds)
+    if world.rank == 0:
+        write_run(folder, result, evaluations)
+    barrier(world)
+    return result, folder
+
+
+def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any]:
+    """The evaluation splits, and whether cache, data, tokenizer and student belong together.
+
+    Raises:
+        CacheMismatch: with both digests.
+        ModelError: a vocabulary that is too small.
+    """
+    source = file.models.student(planned.name)
+    marker = planned.cache.marker
+    tokenizer = models.load_tokenizer(source)
+    ours = models.tokenizer_digest(tokenizer)
+    splits = [s for s in ("validation", "test") if s in file.dataset.splits]
+    cached_splits = [s for s in file.dataset.splits if s in planned.cache.plan.splits]
+    data = prepare(file, tokenizer, encode=splits, digest_of=cached_splits)
+    for what, theirs, mine in (
+        ("tokenizer", marker.tokenizer_digest, ours),
+        ("dataset", marker.dataset_digest, data.digest),
+    ):
+        if theirs != mine and not planned.config.allow_mismatch:
+            raise CacheMismatch(
+                f"the cache {planned.cache.root} was dumped with {what} {theirs}, this run has {mine}; dump again, "
+                f"or set student.allow_mismatch: true if you know that they agree"
+            )
+    largest = max(int(item.inputs["input_ids"].max()) for items in data.items.values() for item in items)
+    models.check_vocabulary(models.load_config(source), largest_id=largest, name=f"student {planned.name}")
+    if tuple(marker.labels) != tuple(file.dataset.labels):
+        raise CacheMismatch(
+            f"the cache's classes are {', '.join(marker.labels)}; "
+            f"the dataset's YAML has {', '.join(file.dataset.labels)}"
+        )
+    return data, tokenizer
+
+
+def _train(
+    file: RunFile, planned: Plan, data: Prepared, tokenizer: Any, world: World, log: RunLog
+) -> tuple[tuple[Evaluation, ...], dict[str, float], dict[str, int]]:
+    """The training itself; evaluations of the checkpoint that was kept."""
+    config, pad = planned.config, pad_token_id(tokenizer)
+    model = skip_layers.build(
+        file.models.student(planned.name), data.task.auto_class, seed=config.seed, **data.task.model_kwargs()
+    )
+    engine = Engine(model, engine_settings(config, world), world)
+    torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
+    teacher = None if config.alpha == 0 else config.teacher
+    loader = Loader(
+        planned.cache,
+        split="train",
+        teachers=() if teacher is None else (teacher,),
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro(world.size),
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+        with_rows=teacher is not None,
+    )
+    steps = CachedSteps(loader=loader, teacher=teacher, pad_token_id=pad)
+    _alarm(planned, teacher)
+    objective = Objective.of(config.configuration, tail=planned.verdict.tail)
+    best: tuple[Evaluation, ...] = ()
+    selected: dict[str, float] = {}
+    num_steps = 0
+    for point in fit(engine, steps, objective, rows=data.task, config=config, log=log):
+        num_steps = point.step
+        validation = _score(engine, data, "validation", config, world, pad)
+        scores = evaluate.plain_scores(validation)
+        log.write("evaluation", step=point.step, epoch=point.epoch, **scores)
+        if not best or _improves(validation, best[0]):
+            best = (validation,)
+            if "test" in data.items:
+                best += (_score(engine, data, "test", config, world, pad),)
+            selected = {"step": point.step, "epoch": round(point.epoch, 4)}
+            state = engine.state_dict()
+            if world.rank == 0:
+                checkpoint.save(planned.folder / "selected", model=engine.module, state=state, tokenizer=tokenizer)
+    engine.close()
+    counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
+    return best, selected, counters
+
+
+def _alarm(planned: Plan, teacher: str | None) -> None:
+    """The alignment alarm over the first items: a shift by one, a reordering or counted padding stops here."""
+    if teacher is None:
+        return
+    first = planned.cache.plan.indices("train")[:64]
+    labels = np.concatenate([item.labels_R for item in planned.cache.items(first)])
+    alignment(planned.cache.rows(teacher, first), labels)
+
+
+def _score(engine: Engine, data: Prepared, split: str, config: StudentConfig, world: World, pad: int) -> Evaluation:
+    engine.train(False)
+    logits = evaluate.predict(
+        engine.forward,
+        data.items[split],
+        task=data.task,
+        batch_size=config.eval_batch_size,
+        pad_token_id=pad,
+        world=world,
+    )
+    return evaluate.score(data.items[split], logits, task=data.task, split=split)
+
+
+def _improves(new: Evaluation, old: Evaluation) -> bool:
+    """A better score; at a tie the lower NLL."""
+    sign = 1 if new.primary.higher_is_better else -1
+    return (sign * new.primary.value, -new.scores["nll"].value) > (sign * old.primary.value, -old.scores["nll"].value)
+
+
+def _result(
+    file: RunFile,
+    planned: Plan,
+    evaluations: tuple[Evaluation, ...],
+    selected: Mapping[str, float],
+    counters: Mapping[str, int],
+    seconds: Mapping[str, float],
+) -> RunResult:
+    config = planned.config
+    with_teacher = config.alpha > 0
+    teachers = {
+        name: {**identity.score, "digest": identity.weight_digest} for name, identity in planned.cache.teachers.items()
+    }
+    return RunResult(
+        key=planned.key,
+        dataset=file.dataset.name,
+        dataset_digest=planned.cache.marker.dataset_digest,
+        student=planned.name,
+        seed=config.seed,
+        configuration=config.configuration,
+        teacher_digest=planned.teacher_digest,
+        cache_signature=planned.cache.signature("train", str(config.teacher)) if with_teacher else "",
+        exactness=str(planned.verdict) if with_teacher else "",
+        metric=evaluations[0].primary.name,
+        scores={e.split: e.scores for e in evaluations},
+        test_digest={e.split: evaluate.digest(e) for e in evaluations},
+        selected=selected,
+        counters=counters,
+        seconds=seconds,
+        extra={"teachers": teachers, "training": plain(config.training), "torch": torch.__version__},
+    )
+
+
+def summary(result: RunResult, folder: Path) -> str:
+    """What the command prints at its end."""
+    lines = [f"{result.student}, {result.configuration.label()}, seed {result.seed}"]
+    for split, scores in result.scores.items():
+        shown = "  ".join(f"{name} {score.value:.4f}" for name, score in scores.items())
+        lines.append(f"  {split:<10} {shown}")
+    if result.exactness:
+        lines.append(f"  loss from the cache: {result.exactness}; teacher forward passes: 0")
+    lines += [f"  run folder: {folder}", f"next: kdcache compare {folder.parent}"]
+    return "\n".join(lines)

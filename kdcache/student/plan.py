@@ -1,0 +1,139 @@
+"""Which training a configuration is: its settings, the check against the cache, its key and its run folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from kdcache.cache.layout import TeacherIdentity
+from kdcache.cache.reader import Cache
+from kdcache.core.config import digest, plain
+from kdcache.core.configuration import Configuration
+from kdcache.core.errors import ConfigError, IncompatibleTargets, RunError
+from kdcache.core.results import RunResult, read_run
+from kdcache.losses import rule
+from kdcache.training.loop import TrainingConfig
+from kdcache.training.models import ModelsConfig
+from kdcache.training.run import RunFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig(TrainingConfig, Configuration):
+    """Settings of `kdcache train-student`: a configuration, and how it is trained."""
+
+    student: str = ""
+    """Name of a student in the models file; may be left out where there is one."""
+    seed: int = 0
+    """Of the head's initialisation, dropout and order."""
+    cache: Path | None = None
+    """Folder of the cache; default: the study's own."""
+    allow_approximate: bool = False
+    """Train even where the cache gives this loss only approximately."""
+    allow_mismatch: bool = False
+    """Train even where the cache was dumped with another tokenizer or from other data."""
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        Configuration.__post_init__(self)
+        if self.seed < 0:
+            raise ConfigError(f"seed = {self.seed} must not be negative")
+
+    @property
+    def configuration(self) -> Configuration:
+        """The distillation configuration alone."""
+        return Configuration(**{f.name: getattr(self, f.name) for f in fields(Configuration)})
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The training's settings alone."""
+        return TrainingConfig(**{f.name: getattr(self, f.name) for f in fields(TrainingConfig)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One training, decided before anything heavy is loaded."""
+
+    config: StudentConfig
+    name: str
+    cache: Cache
+    verdict: rule.Verdict
+    teacher_digest: str
+    key: str
+    folder: Path
+
+
+def plan(file: RunFile, config: StudentConfig) -> Plan:
+    """Check a configuration against the cache and name its run folder.
+
+    Raises:
+        ConfigError: no such student or teacher.
+        CacheError: no sound cache.
+        IncompatibleTargets: the cache holds too little for this loss, or no label for alpha < 1.
+    """
+    name = config.student or _only_student(file.models)
+    source = file.models.student(name)
+    cache = Cache.open(config.cache or file.cache_folder)
+    configuration = config.configuration.canonical()
+    identity: TeacherIdentity | None = None
+    verdict = rule.Verdict(kind="exact")
+    if configuration.alpha > 0:
+        identity = cache.teacher(str(configuration.teacher))
+        verdict = rule.require(
+            config.configuration,
+            top_k=identity.top_k,
+            num_classes=identity.num_classes,
+            allow_approximate=config.allow_approximate,
+            cache=str(cache.root),
+        )
+    _check_labels(cache, configuration)
+    key = digest(
+        {
+            "configuration": {**plain(configuration), "teacher": identity and _content(identity)},
+            "training": config.training,
+            "seed": config.seed,
+            "student": source,
+            "dataset": file.dataset,
+            "items": [cache.marker.dataset_digest, cache.marker.tokenizer_digest],
+        }
+    )
+    slug = re.sub(r"[^a-z0-9.]+", "-", config.configuration.label().lower())
+    folder = file.students_folder / name / f"{slug}-seed{config.seed}-{key[:8]}"
+    return Plan(
+        config=config,
+        name=name,
+        cache=cache,
+        verdict=verdict,
+        teacher_digest=identity.weight_digest if identity else "",
+        key=key,
+        folder=folder,
+    )
+
+
+def _content(identity: TeacherIdentity) -> list[str | int]:
+    """What of a teacher decides its rows: not its name, which may be another for the same weights."""
+    return [identity.weight_digest, identity.store, identity.top_k, identity.dtype]
+
+
+def _only_student(found: ModelsConfig) -> str:
+    if len(found.students) != 1:
+        raise ConfigError(f"which student? --student takes one of: {', '.join(found.students) or 'none is named'}")
+    return next(iter(found.students))
+
+
+def _check_labels(cache: Cache, configuration: Configuration) -> None:
+    labels = int(cache.plan.num_labels[cache.plan.indices("train")].sum())
+    if configuration.alpha < 1 and labels == 0:
+        raise IncompatibleTargets(
+            f"alpha = {configuration.alpha:g} needs labels, but no item of the cache's train split has one; "
+            f"use --alpha 1"
+        )
+
+
+def finished(folder: Path, key: str) -> RunResult | None:
+    """The result in a run folder, if it finished with this key."""
+    try:
+        result = read_run(folder)
+    except RunError:
+        return None
+    return result if result.key == key else None

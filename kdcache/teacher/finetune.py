@@ -1,0 +1,287 @@
+"""`kdcache train-teacher`: fine-tune, look often, keep the two checkpoints that the study compares.
+
+t_hs has the highest validation score (tie: lower NLL, then earlier), t_ll the lowest validation NLL (tie: higher score,
+then earlier). Both come from the learning rate whose run holds the best score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdcache.core.config import digest, plain
+from kdcache.core.errors import ConfigError
+from kdcache.core.results import write_json
+from kdcache.losses.objective import Objective
+from kdcache.metrics.calibration import optimal_temperature
+from kdcache.training import checkpoint, evaluate, models
+from kdcache.training.batch import MemorySteps
+from kdcache.training.engine import Engine, World, barrier, start
+from kdcache.training.log import RunLog
+from kdcache.training.loop import Point, TrainingConfig, engine_settings, fit
+from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
+
+ROLES = ("t_hs", "t_ll")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(TrainingConfig):
+    """Settings of `kdcache train-teacher`."""
+
+    learning_rates: tuple[float, ...] = ()
+    """Peaks to try, one fine-tuning each; default: `learning_rate` alone."""
+    evals_per_epoch: int = 4
+    """Evaluations on validation in an epoch (the study's ckpts_per_epoch); each may become t_hs or t_ll."""
+    seed: int = 42
+    """Of the head's initialisation, dropout and order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRecord:
+    """What is known of one evaluated checkpoint, on validation."""
+
+    learning_rate: float
+    step: int
+    epoch: float
+    score: float
+    nll: float
+    ece: float
+    brier: float
+    temperature: float
+    entropy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherResult:
+    """What `train-teacher` leaves: `teacher.json`, and the folders `selected/t_hs` and `selected/t_ll`."""
+
+    key: str
+    dataset: str
+    metric: str
+    checkpoints: tuple[CheckpointRecord, ...]
+    selected: Mapping[str, CheckpointRecord]
+    weight_digest: Mapping[str, str]
+    test: Mapping[str, Mapping[str, float]]
+    seconds: float
+    folder: str = ""
+    num_truncated: int = 0
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+def better(role: str, new: CheckpointRecord, old: CheckpointRecord | None) -> bool:
+    """Whether `new`, which came later, replaces `old` as the checkpoint of a role."""
+    if old is None:
+        return True
+    if role == "t_hs":
+        return (new.score, -new.nll) > (old.score, -old.nll)
+    return (new.nll, -new.score) < (old.nll, -old.score)
+
+
+def run(file: RunFile, *, device: str = "auto") -> TeacherResult:
+    """Fine-tune the teacher, or return the result that is already there for the same settings.
+
+    Args:
+        file: with the block `teacher:`.
+        device: `auto`, `cpu`, `cuda`.
+
+    Raises:
+        KDCacheError: bad settings, data, model; a loss that is not finite.
+    """
+    config = file.block("teacher", TeacherConfig)
+    key = digest({"teacher": config, "dataset": file.dataset, "model": file.models.teacher})
+    done = read_result(file.teacher_folder)
+    if done is not None:
+        if done.key == key:
+            return done
+        raise ConfigError(
+            f"{file.teacher_folder} holds a teacher trained with other settings or data; "
+            f"choose another --out, or delete that folder"
+        )
+    tokenizer = models.load_tokenizer(file.models.teacher)
+    splits = [s for s in ("train", "validation", "test") if s in file.dataset.splits]
+    data = prepare(file, tokenizer, encode=splits, digest_of=("train", "validation"))
+    world = start(device)
+    folder = make_folder(file.teacher_folder)
+    best: dict[str, CheckpointRecord] = {}
+    records: list[CheckpointRecord] = []
+    with RunLog(folder if world.rank == 0 else None, label="train-teacher") as log:
+        log.write("config", **plain(config))
+        for rate in config.learning_rates or (config.learning_rate,):
+            tuned = replace(config, learning_rate=rate)
+            found, selected = _fine_tune(file, tuned, data, tokenizer, world, log)
+            records += found
+            if not best or better("t_hs", selected["t_hs"], best["t_hs"]):
+                best = selected
+                if world.rank == 0:
+                    _publish(folder, rate)
+        barrier(world)
+        result = TeacherResult(
+            key=key,
+            dataset=file.dataset.name,
+            metric=data.task.metrics()[0],
+            checkpoints=tuple(records),
+            selected=best,
+            weight_digest={role: checkpoint.weight_digest(folder / "selected" / role) for role in ROLES},
+            test=_test(folder, file, data, tokenizer, world, config),
+            seconds=log.elapsed,
+            num_truncated=data.num_truncated,
+            sizes={split: len(items) for split, items in data.items.items()},
+        )
+        if world.rank == 0:
+            write_json(folder / "teacher.json", result)
+    return replace(result, folder=str(folder))
+
+
+def _fine_tune(
+    file: RunFile, config: TeacherConfig, data: Prepared, tokenizer: Any, world: World, log: RunLog
+) -> tuple[list[CheckpointRecord], dict[str, CheckpointRecord]]:
+    """One learning rate: its checkpoints, and the best of each role, saved under `checkpoints/`."""
+    torch.manual_seed(config.seed)
+    model = models.load_model(file.models.teacher, data.task.auto_class, **data.task.model_kwargs())
+    models.check_vocabulary(model.config, largest_id=largest_id(data), name=file.models.teacher.path)
+    engine = Engine(model, engine_settings(config, world), world)
+    torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
+    pad = pad_token_id(tokenizer)
+    steps = MemorySteps(
+        items=data.items["train"],
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro(world.size),
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+        pad_token_id=pad,
+    )
+    records: list[CheckpointRecord] = []
+    best: dict[str, CheckpointRecord] = {}
+    hard = Objective(teacher=None, alpha=0.0)
+    for point in fit(engine, steps, hard, rows=data.task, config=config, log=log):
+        record = _evaluate(engine, data, config, world, pad, point)
+        records.append(record)
+        log.write("checkpoint", **asdict(record))
+        won = [role for role in ROLES if better(role, record, best.get(role))]
+        state = engine.state_dict() if won else {}
+        for role in won:
+            best[role] = record
+            if world.rank == 0:
+                place = file.teacher_folder / "checkpoints" / f"{config.learning_rate:g}" / role
+                checkpoint.save(place, model=engine.module, state=state, tokenizer=tokenizer)
+    engine.close()
+    return records, best
+
+
+def _evaluate(
+    engine: Engine, data: Prepared, config: TeacherConfig, world: World, pad: int, point: Point
+) -> CheckpointRecord:
+    engine.train(False)
+    items = data.items["validation"]
+    logits = evaluate.predict(
+        engine.forward,
+        items,
+        task=data.task,
+        batch_size=config.eval_batch_size,
+        pad_token_id=pad,
+        world=world,
+    )
+    scores = evaluate.plain_scores(evaluate.score(items, logits, task=data.task, split="validation"))
+    return CheckpointRecord(
+        learning_rate=config.learning_rate,
+        step=point.step,
+        epoch=round(point.epoch, 4),
+        score=scores[data.task.metrics()[0]],
+        nll=scores["nll"],
+        ece=scores["ece"],
+        brier=scores["brier"],
+        temperature=optimal_temperature(np.concatenate(logits), np.concatenate([i.labels_R for i in items])),
+        entropy=_mean_entropy(logits),
+    )
+
+
+def _mean_entropy(logits: Sequence[NDArray[np.float32]]) -> float:
+    """Mean entropy of the predictions over rows, nats."""
+    rows = torch.from_numpy(np.concatenate(logits)).double()
+    log_p = torch.log_softmax(rows, dim=1)
+    return float(-(log_p.exp() * log_p).sum(dim=1).mean())
+
+
+def _publish(folder: Path, rate: float) -> None:
+    """Move a learning rate's checkpoints to `selected/`."""
+    (folder / "selected").mkdir(exist_ok=True)
+    for role in ROLES:
+        checkpoint.replace_folder(folder / "checkpoints" / f"{rate:g}" / role, folder / "selected" / role)
+
+
+def _test(
+    folder: Path, file: RunFile, data: Prepared, tokenizer: Any, world: World, config: TeacherConfig
+) -> dict[str, dict[str, float]]:
+    """Test scores of the selected checkpoints, for the report; empty without a test split."""
+    if "test" not in data.items:
+        return {}
+    scores = {}
+    for role in ROLES:
+        source = models.ModelSource(path=str(folder.resolve() / "selected" / role))
+        model = models.load_model(source, data.task.auto_class).to(world.device)
+        logits = evaluate.predict(
+            partial(_call, model),
+            data.items["test"],
+            task=data.task,
+            batch_size=config.eval_batch_size,
+            pad_token_id=pad_token_id(tokenizer),
+            world=world,
+        )
+        scores[role] = evaluate.plain_scores(evaluate.score(data.items["test"], logits, task=data.task, split="test"))
+    return scores
+
+
+def _call(model: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
+    return model(**inputs)
+
+
+def largest_id(data: Prepared) -> int:
+    """The largest token id over all items."""
+    return max(int(item.inputs["input_ids"].max()) for items in data.items.values() for item in items)
+
+
+def read_result(folder: Path) -> TeacherResult | None:
+    """The finished teacher of a folder, or null.
+
+    Raises:
+        ConfigError: a `teacher.json` that kdcache did not write.
+    """
+    path = folder / "teacher.json"
+    if not path.is_file():
+        return None
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        records = tuple(CheckpointRecord(**record) for record in tree.pop("checkpoints"))
+        selected = {role: CheckpointRecord(**record) for role, record in tree.pop("selected").items()}
+        result = TeacherResult(**tree, checkpoints=records, selected=selected)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); delete {folder} and train the teacher again") from None
+    return replace(result, folder=str(folder))
+
+
+def summary(result: TeacherResult, file: RunFile) -> str:
+    """What the command prints at its end."""
+    lines = [f"teacher of {result.dataset}: {len(result.checkpoints)} checkpoints evaluated in {result.seconds:.0f} s"]
+    for role, meaning in (("t_hs", "highest score"), ("t_ll", "lowest loss")):
+        record = result.selected[role]
+        test = result.test.get(role, {}).get(result.metric)
+        lines.append(
+            f"  {role} ({meaning}): epoch {record.epoch:g}  validation {result.metric} {record.score:.4f}  "
+            f"NLL {record.nll:.4f}  ECE {record.ece:.3f}  temperature {record.temperature:.2f}"
+            + ("" if test is None else f"  test {result.metric} {test:.4f}")
+        )
+    if result.weight_digest["t_hs"] == result.weight_digest["t_ll"]:
+        lines.append("  both are the same checkpoint: it is dumped once and goes by both names")
+    if result.num_truncated:
+        lines.append(f"  {result.num_truncated} items were cut to max_length")
+    lines += [f"  checkpoints: {Path(result.folder) / 'selected'}", f"next: kdcache dump-teacher {file.path}"]
+    return "\n".join(lines)

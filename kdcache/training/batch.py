@@ -1,0 +1,200 @@
+"""Items to padded tensors, and the steps that the loop runs.
+
+B items  L tokens (padded)  R rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdcache.cache.loader import Loader, Micro
+from kdcache.core import order
+from kdcache.core.types import IGNORE, Item
+from kdcache.losses.targets import SparseTargets, from_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One micro-batch.
+
+    Attributes:
+        inputs: model arguments, int64 [B, L], with `attention_mask`.
+        positions_R2: int64, (item of the batch, token) where each row is read.
+        labels_R: int64, gold classes or -100.
+        weights_R: float32, 0 for rows of fillers.
+        targets: teacher rows, or null.
+    """
+
+    inputs: dict[str, Tensor]
+    positions_R2: Tensor
+    labels_R: Tensor
+    weights_R: Tensor
+    targets: SparseTargets | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device: from page-locked memory and without waiting where that is CUDA."""
+        if device.type == "cpu":
+            return self
+        return Batch(
+            inputs={name: _send(value, device) for name, value in self.inputs.items()},
+            positions_R2=_send(self.positions_R2, device),
+            labels_R=_send(self.labels_R, device),
+            weights_R=_send(self.weights_R, device),
+            targets=None if self.targets is None else self.targets.pin_memory().to(device, non_blocking=True),
+        )
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def collate(
+    items: Sequence[Item],
+    *,
+    pad_token_id: int,
+    weights_B: NDArray[np.float32] | None = None,
+    targets: SparseTargets | None = None,
+) -> Batch:
+    """Pad items on the right to the longest of them.
+
+    Args:
+        items: at least one.
+        pad_token_id: fills `input_ids`; other inputs are filled with 0.
+        weights_B: 0 for fillers; default 1.
+        targets: teacher rows of the same items, in order.
+    """
+    lengths = np.array([item.num_tokens for item in items])
+    width = int(lengths.max())
+    inputs = {}
+    for name in items[0].inputs:
+        padded = np.full((len(items), width), pad_token_id if name == "input_ids" else 0, dtype=np.int64)
+        for b, item in enumerate(items):
+            padded[b, : lengths[b]] = item.inputs[name]
+        inputs[name] = torch.from_numpy(padded)
+    inputs["attention_mask"] = torch.from_numpy((np.arange(width)[None, :] < lengths[:, None]).astype(np.int64))
+    num_rows = [item.num_rows for item in items]
+    owner_R = np.repeat(np.arange(len(items)), num_rows)
+    positions = np.stack([owner_R, np.concatenate([item.positions_R for item in items])], axis=1)
+    weights = np.ones(len(items), dtype=np.float32) if weights_B is None else weights_B
+    return Batch(
+        inputs=inputs,
+        positions_R2=torch.from_numpy(positions.astype(np.int64)),
+        labels_R=torch.from_numpy(np.concatenate([item.labels_R for item in items]).astype(np.int64)),
+        weights_R=torch.from_numpy(weights[owner_R]),
+        targets=targets,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainStep:
+    """One optimiser step of this rank.
+
+    Attributes:
+        epoch: from 0.
+        index: step within the epoch.
+        batches: this rank's micro-batches, the same number on every rank.
+        num_rows: rows with a teacher in the step, over all ranks.
+        num_labels: rows with a label in the step, over all ranks.
+    """
+
+    epoch: int
+    index: int
+    batches: tuple[Batch, ...]
+    num_rows: int
+    num_labels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemorySteps:
+    """Steps over items in memory (the teacher's own fine-tuning), in the same order as a cache would give them.
+
+    Attributes:
+        items: the training split.
+        batch_size: items of a step over all ranks and accumulation steps.
+        micro_batch_size: items of a forward pass on one rank.
+        seed: of the order.
+        rank: this process.
+        world_size: processes.
+        pad_token_id: fills `input_ids`.
+    """
+
+    items: Sequence[Item]
+    batch_size: int
+    micro_batch_size: int
+    seed: int
+    rank: int
+    world_size: int
+    pad_token_id: int
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return order.num_steps(len(self.items), self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[TrainStep]:
+        """The steps of an epoch."""
+        lengths = np.array([item.num_tokens for item in self.items], dtype=np.int64)
+        rounds = order.num_rounds(self.batch_size, micro_batch_size=self.micro_batch_size, world_size=self.world_size)
+        steps = order.epoch_steps(lengths, batch_size=self.batch_size, seed=self.seed, epoch=epoch)
+        for index, step in enumerate(steps):
+            slots = order.deal(
+                step,
+                lengths,
+                rounds=rounds,
+                micro_batch_size=self.micro_batch_size,
+                rank=self.rank,
+                world_size=self.world_size,
+            )
+            chosen = [self.items[i] for i in step]
+            yield TrainStep(
+                epoch=epoch,
+                index=index,
+                batches=tuple(
+                    collate([self.items[i] for i in slot.items], pad_token_id=self.pad_token_id, weights_B=slot.weights)
+                    for slot in slots
+                ),
+                num_rows=sum(item.num_rows for item in chosen),
+                num_labels=sum(int((item.labels_R != IGNORE).sum()) for item in chosen),
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedSteps:
+    """Steps streamed from a cache.
+
+    Attributes:
+        loader: of the training split.
+        teacher: whose rows are the targets; null for hard labels only.
+        pad_token_id: fills `input_ids`.
+    """
+
+    loader: Loader
+    teacher: str | None
+    pad_token_id: int
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return self.loader.num_steps
+
+    def batch(self, micro: Micro) -> Batch:
+        """A micro-batch of the loader as tensors."""
+        targets = None if self.teacher is None else from_rows(micro.rows[self.teacher])
+        return collate(micro.items, pad_token_id=self.pad_token_id, weights_B=micro.weights_I, targets=targets)
+
+    def epoch(self, epoch: int) -> Iterator[TrainStep]:
+        """The steps of an epoch."""
+        for step in self.loader.steps(epoch):
+            yield TrainStep(
+                epoch=epoch,
+                index=step.index,
+                batches=tuple(self.batch(micro) for micro in step.micros),
+                num_rows=step.num_rows,
+                num_labels=step.num_labels,
+            )

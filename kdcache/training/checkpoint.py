@@ -1,0 +1,65 @@
+"""Selected checkpoints: safetensors + config + tokenizer that `from_pretrained` loads, published whole or not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kdcache.core.errors import ModelError
+
+WEIGHTS = "*.safetensors"
+
+
+def save(folder: Path, *, model: Any, state: dict[str, Tensor], tokenizer: Any) -> None:
+    """Write a checkpoint beside `folder` and rename it there; an older one is replaced only by a complete one.
+
+    Args:
+        folder: the checkpoint's place.
+        model: knows its configuration and class.
+        state: all weights, on the CPU.
+        tokenizer: saved beside them.
+
+    Raises:
+        ModelError: the disk is full, or the folder cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        model.save_pretrained(temporary, state_dict=state, safe_serialization=True)
+        tokenizer.save_pretrained(temporary)
+        replace_folder(temporary, folder)
+    except OSError as error:
+        raise ModelError(f"cannot write the checkpoint {folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` where `folder` is; the old one goes only when the new one stands."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def weight_digest(folder: Path) -> str:
+    """sha256 over the weight files of a checkpoint folder, 16 hex digits: the teacher's identity.
+
+    Raises:
+        ModelError: no safetensors there.
+    """
+    files = sorted(folder.glob(WEIGHTS))
+    if not files:
+        raise ModelError(f"{folder} holds no safetensors weights; save the teacher with save_pretrained")
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:16]

@@ -1,0 +1,232 @@
+"""DeepSpeed: processes, the engine, its configuration. The only file that imports it.
+
+On a CPU no op is compiled: the shared-memory op is switched off before anything asks for it; the optimizer is torch's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+import deepspeed
+import deepspeed.ops
+
+from kdcache.core.errors import ConfigError, LaunchError
+
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else a 60 s compilation whose kill leaves a lock
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+
+OWN_KEYS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "optimizer",
+    "scheduler",
+    "gradient_clipping",
+    "bf16",
+    "fp16",
+)
+"""Keys of a user's DeepSpeed JSON that contradict kdcache's own settings."""
+CPU_BUCKET = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """The processes of this run: `rank` of `size`, and this one's device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+def start(device: str) -> World:
+    """Join the processes that a launcher announced by RANK, WORLD_SIZE, ..., or be the only one.
+
+    Args:
+        device: `auto` (CUDA if there is one), `cpu` or `cuda`.
+
+    Raises:
+        LaunchError: a device that is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LaunchError("--device cuda: this machine shows no CUDA device; use --device cpu, or check the driver")
+    cuda = torch.cuda.is_available() and device != "cpu"
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda:
+        torch.cuda.set_device(local)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local))
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    if not torch.distributed.is_initialized():
+        # One process needs no port: a rendezvous file that nobody else knows cannot collide.
+        alone = f"file://{tempfile.mkdtemp(prefix='kdcache-')}/rendezvous" if size == 1 else None
+        deepspeed.init_distributed(
+            dist_backend="nccl" if cuda else "gloo", init_method=alone, rank=rank, world_size=size, verbose=False
+        )
+    return World(rank=rank, size=size, device=torch.device("cuda", local) if cuda else torch.device("cpu"))
+
+
+def read_user_json(path: Path | None) -> dict[str, Any]:
+    """A user's own DeepSpeed configuration.
+
+    Raises:
+        ConfigError: unreadable, or it sets what kdcache's own settings decide.
+    """
+    if path is None:
+        return {}
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the DeepSpeed configuration {path}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a JSON object of DeepSpeed settings")
+    for key in OWN_KEYS:
+        if key in tree:
+            raise ConfigError(
+                f"{path} sets {key}, which kdcache decides from batch_size, micro_batch_size, learning_rate, "
+                f"max_grad_norm and precision; remove it there"
+            )
+    return tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What the engine needs to know.
+
+    Attributes:
+        micro_batch_size: items of a forward pass on one rank.
+        accumulation: micro-batches of a step on one rank.
+        zero_stage: 0 to 3.
+        bf16: train in bfloat16 with float32 master weights.
+        max_grad_norm: 0 for none.
+        weight_decay: of all but biases and norms.
+        user: a user's own DeepSpeed settings, merged.
+    """
+
+    micro_batch_size: int
+    accumulation: int
+    zero_stage: int
+    bf16: bool
+    max_grad_norm: float
+    weight_decay: float
+    user: Mapping[str, Any]
+
+
+def deepspeed_config(settings: EngineSettings, *, world_size: int, cpu: bool) -> dict[str, Any]:
+    """The configuration given to DeepSpeed; pure.
+
+    Example:
+        >>> settings = EngineSettings(micro_batch_size=8, accumulation=2, zero_stage=1, bf16=False, max_grad_norm=1.0,
+        ...                           weight_decay=0.1, user={})
+        >>> deepspeed_config(settings, world_size=2, cpu=True)["train_batch_size"]
+        32
+    """
+    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    if cpu:
+        zero |= {"reduce_bucket_size": CPU_BUCKET, "allgather_bucket_size": CPU_BUCKET}
+    user = dict(settings.user)
+    zero |= user.pop("zero_optimization", {})
+    return {
+        "train_batch_size": settings.micro_batch_size * settings.accumulation * world_size,
+        "train_micro_batch_size_per_gpu": settings.micro_batch_size,
+        "gradient_accumulation_steps": settings.accumulation,
+        "gradient_clipping": settings.max_grad_norm,
+        "bf16": {"enabled": settings.bf16},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**12,
+        **user,
+    }
+
+
+class Engine:
+    """A model under DeepSpeed: forward, backward, step, and sums over ranks."""
+
+    def __init__(self, model: torch.nn.Module, settings: EngineSettings, world: World) -> None:
+        config = deepspeed_config(settings, world_size=world.size, cpu=world.device.type == "cpu")
+        # fused and foreach AdamW differ in rounding; the plain one is the same on every device count
+        optimizer = torch.optim.AdamW(decay_groups(model, settings.weight_decay), lr=0.0)
+        self.world = world
+        self.settings = settings
+        self._engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+
+    @property
+    def module(self) -> Any:
+        """The model itself."""
+        return self._engine.module
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Any:
+        """The model's outputs."""
+        return self._engine(**inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of this rank's share of a step's loss.
+
+        DeepSpeed averages over ranks and accumulation steps; a share is already divided by the step's total, so both
+        factors are multiplied back.
+        """
+        self._engine.backward(loss * (self.world.size * self.settings.accumulation))
+
+    def step(self, learning_rate: float) -> None:
+        """End a micro-batch; the last of a step updates the weights."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+
+    def train(self, mode: bool) -> None:
+        """Dropout on or off."""
+        self._engine.train(mode)
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, on each."""
+        if self.world.size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All weights on the CPU, gathered from ZeRO-3 shards; the same on every rank."""
+        parameters = list(self.module.parameters())
+        with deepspeed.zero.GatheredParameters(parameters, enabled=self.settings.zero_stage == 3):
+            return {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
+
+    def close(self) -> None:
+        """Free what DeepSpeed holds of the model."""
+        self._engine.destroy()
+
+
+def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: matrices decay, biases and norms (one-dimensional) do not."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def gather_objects(value: Any, world: World) -> list[Any]:
+    """Each rank's value, in rank order, on every rank."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def barrier(world: World) -> None:
+    """Wait for all ranks."""
+    if world.size > 1:
+        torch.distributed.barrier()

@@ -1,0 +1,220 @@
+"""The one loop: `fit` trains by an objective and pauses at every evaluation point.
+
+It is a generator: the caller evaluates and keeps checkpoints between yields, so there is neither callback nor trainer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from kdcache.core.errors import ConfigError, TrainingError
+from kdcache.core.order import num_rounds
+from kdcache.losses.objective import Objective
+from kdcache.training.batch import TrainStep
+from kdcache.training.engine import Engine, EngineSettings, World, read_user_json
+from kdcache.training.log import RunLog
+
+FLUSH_STEPS = 10
+"""Steps between two looks at the loss: each look waits for the device."""
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: settings classes inherit from several
+class TrainingConfig:
+    """Settings of a training, teacher's or student's."""
+
+    learning_rate: float = 2e-5
+    """Peak of the schedule: linear warm-up, then linear decay to 0."""
+    epochs: int = 3
+    """Passes over the training split."""
+    batch_size: int = 32
+    """Items of an optimiser step, over all processes and accumulation steps."""
+    micro_batch_size: int | None = None
+    """Items of a forward pass on one device; default: the step's share of each process."""
+    warmup: float = 0.06
+    """Share of the steps with a rising learning rate."""
+    weight_decay: float = 0.1
+    """AdamW's, for all but biases and norms."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm; 0 for none."""
+    evals_per_epoch: int = 1
+    """Evaluations on validation in an epoch; each may become the checkpoint that is kept."""
+    eval_batch_size: int = 64
+    """Items of a forward pass when evaluating."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` is bfloat16 where CUDA supports it, else float32."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage: 1 shards optimizer states over processes, 2 also gradients, 3 also weights."""
+    deepspeed: Path | None = None
+    """A DeepSpeed JSON to merge; keys that kdcache decides are refused."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evals_per_epoch", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ConfigError(f"micro_batch_size = {self.micro_batch_size} must be at least 1")
+        if not 0 < self.learning_rate < 1:
+            raise ConfigError(f"learning_rate = {self.learning_rate} must lie between 0 and 1")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup = {self.warmup} is a share of the steps, from 0 to below 1")
+        if self.max_grad_norm < 0 or self.weight_decay < 0:
+            raise ConfigError("max_grad_norm and weight_decay must not be negative")
+
+    def micro(self, world_size: int) -> int:
+        """Items of a forward pass on one rank."""
+        return self.micro_batch_size or math.ceil(self.batch_size / world_size)
+
+
+def engine_settings(config: TrainingConfig, world: World) -> EngineSettings:
+    """The engine's part of a training's settings.
+
+    Raises:
+        ConfigError: a DeepSpeed JSON that contradicts them, bfloat16 asked for where it cannot be had.
+    """
+    supported = world.device.type == "cpu" or torch.cuda.is_bf16_supported()
+    if config.precision == "bfloat16" and not supported:
+        raise ConfigError("precision: bfloat16 is not supported by this GPU; use float32")
+    micro = config.micro(world.size)
+    return EngineSettings(
+        micro_batch_size=micro,
+        accumulation=num_rounds(config.batch_size, micro_batch_size=micro, world_size=world.size),
+        zero_stage=config.zero_stage,
+        bf16=config.precision == "bfloat16"
+        or (config.precision == "auto" and world.device.type == "cuda" and supported),
+        max_grad_norm=config.max_grad_norm,
+        weight_decay=config.weight_decay,
+        user=read_user_json(config.deepspeed),
+    )
+
+
+class Steps(Protocol):
+    """Where training steps come from: memory or a cache."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+
+    def epoch(self, epoch: int) -> Iterator[TrainStep]:
+        """The steps of an epoch."""
+
+
+class RowReader(Protocol):
+    """The part of a task that the loop needs."""
+
+    def rows(self, outputs: Any, positions: torch.Tensor) -> torch.Tensor:
+        """Logits of the rows, [R, V]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A pause for evaluation, after `step` steps in all; `epoch` counts passes, e.g. 1.5."""
+
+    step: int
+    epoch: float
+
+
+def learning_rate(step: int, *, total: int, peak: float, warmup: float) -> float:
+    """Linear warm-up to `peak`, then linear decay that would reach 0 one step after the last.
+
+    Example:
+        >>> [round(learning_rate(s, total=4, peak=1.0, warmup=0.5), 2) for s in range(4)]
+        [0.5, 1.0, 1.0, 0.5]
+    """
+    rising = math.ceil(total * warmup)
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * (total - step) / max(1, total - rising)
+
+
+def evaluation_steps(num_steps: int, evals_per_epoch: int) -> set[int]:
+    """Steps of an epoch (counted from 1) after which the loop pauses; the last is among them.
+
+    Example:
+        >>> sorted(evaluation_steps(10, 4))
+        [3, 5, 8, 10]
+    """
+    return {math.ceil(num_steps * (i + 1) / evals_per_epoch) for i in range(evals_per_epoch)}
+
+
+def fit(
+    engine: Engine, steps: Steps, objective: Objective, *, rows: RowReader, config: TrainingConfig, log: RunLog
+) -> Iterator[Point]:
+    """Train, pausing at each evaluation point.
+
+    Args:
+        engine: the model.
+        steps: the data.
+        objective: the loss.
+        rows: reads rows from the model's outputs.
+        config: schedule.
+        log: gets one `step` line a step (losses, learning rate).
+
+    Yields:
+        A `Point` after each evaluation step; train mode is restored by the next step.
+
+    Raises:
+        TrainingError: a loss that is not finite, or a step without any row to learn from.
+    """
+    total = steps.num_steps * config.epochs
+    pauses = evaluation_steps(steps.num_steps, config.evals_per_epoch)
+    pending: list[tuple[TrainStep, float, torch.Tensor]] = []
+    done = 0
+    for epoch in range(config.epochs):
+        for step in steps.epoch(epoch):
+            engine.train(True)
+            rate = learning_rate(done, total=total, peak=config.learning_rate, warmup=config.warmup)
+            pending.append((step, rate, _train_step(engine, step, objective, rows, rate)))
+            done += 1
+            pause = step.index + 1 in pauses
+            if pause or len(pending) == FLUSH_STEPS:
+                _flush(engine, pending, done, total, log)
+            if pause:
+                yield Point(step=done, epoch=epoch + (step.index + 1) / steps.num_steps)
+
+
+def _train_step(engine: Engine, step: TrainStep, objective: Objective, rows: RowReader, rate: float) -> torch.Tensor:
+    """Run one step; this rank's share of (total, hard, soft), not yet summed over ranks."""
+    if not (objective.alpha > 0 and step.num_rows) and not (objective.alpha < 1 and step.num_labels):
+        raise TrainingError(
+            f"step {step.index} of epoch {step.epoch} has no row to learn from: {step.num_labels} labels, "
+            f"{step.num_rows} teacher rows; raise batch_size, or check the labels (kdcache inspect)"
+        )
+    share = torch.zeros(3, device=engine.world.device)
+    for batch in step.batches:
+        sent = batch.to(engine.world.device)
+        logits_RV = rows.rows(engine.forward(sent.inputs), sent.positions_R2)
+        losses = objective(
+            logits_RV,
+            sent.targets,
+            sent.labels_R,
+            weights_R=sent.weights_R,
+            num_rows=step.num_rows,
+            num_labels=step.num_labels,
+        )
+        engine.backward(losses.total)
+        engine.step(rate)
+        share += torch.stack([losses.total, losses.hard, losses.soft]).detach()
+    return share
+
+
+def _flush(
+    engine: Engine, pending: list[tuple[TrainStep, float, torch.Tensor]], done: int, total: int, log: RunLog
+) -> None:
+    """Sum the pending losses over ranks in one message, check them, write them."""
+    values = engine.sum_over_ranks(torch.stack([share for _, _, share in pending])).tolist()
+    first = done - len(pending) + 1
+    for number, ((step, rate, _), (loss, hard, soft)) in enumerate(zip(pending, values, strict=True), start=first):
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {number} of {total} (epoch {step.epoch}, learning rate {rate:.2e}); "
+                f"lower learning_rate, set max_grad_norm, or use precision: float32"
+            )
+        log.write("step", step=number, epoch=step.epoch, loss=loss, hard=hard, soft=soft, learning_rate=rate)
+    log.progress(done, total, loss=values[-1][0])
+    pending.clear()

