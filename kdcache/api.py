@@ -61,9 +61,9 @@ class Batch:
 
 
 class CacheDataset(Dataset[tuple[Item, SparseRows | None]]):
-    """A split as a map-style dataset: `dataset[i]` is an item with its teacher rows, `collate` makes a `Batch`.
+    """A split as a map-style dataset: `dataset[i]` is an item with its teacher rows.
 
-    Use it with torch's own DataLoader: `DataLoader(dataset, batch_size=32, sampler=sampler, collate_fn=dataset.collate)`.
+    For torch's DataLoader: `DataLoader(dataset, batch_size=32, sampler=sampler, collate_fn=dataset.collate)`.
     """
 
     def __init__(self, cache: Cache, *, split: str, teacher: str | None, pad_token_id: int = 0) -> None:

@@ -24,7 +24,7 @@ from kdcache.tasks.base import Task
 from kdcache.teacher import checkpoints
 from kdcache.training import evaluate, models
 from kdcache.training.log import RunLog
-from kdcache.training.run import RunFile, make_folder, pad_token_id, prepare
+from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,19 +115,7 @@ def run(file: RunFile, *, teachers: Sequence[str] = (), device: str = "auto") ->
         num_classes=num_classes,
         dtype="float32" if config.precision == "auto" else config.precision,
     )
-    marker = Marker(
-        dataset_name=file.dataset.name,
-        dataset_digest=data.digest,
-        task=data.task.name,
-        tokenizer_name=name,
-        tokenizer_digest=models.tokenizer_digest(tokenizer),
-        labels=file.dataset.labels,
-        chunk_rows=chunk_rows_for(ordered),
-    )
-    plan = make_plan(data.items, block_tokens=config.block_tokens, chunk_rows=marker.chunk_rows)
-    writer = CacheWriter.open(
-        make_folder(file.cache_folder), marker, plan, items=lambda block: ordered[block.start : block.stop]
-    )
+    writer = _open_writer(file, config, data, ordered, tokenizer=tokenizer, name=name)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     for block in writer.pending_items()[rank::size]:
         writer.write_items(block, ordered[block.start : block.stop])
@@ -140,16 +128,41 @@ def run(file: RunFile, *, teachers: Sequence[str] = (), device: str = "auto") ->
             pending = writer.pending(teacher.identity.name)[rank::size]
             forwards[teacher.identity.name] = _dump(writer, teacher, pending, job, log)
         log.write("dump", forwards=forwards, items=len(ordered), teachers=[t.identity.name for t in found])
-    sealed = not writer.pending_items() and all(not writer.pending(t.identity.name) for t in found)
-    signature = writer.seal().signature if sealed else ""
+    signature = _seal(writer, found)
     return DumpResult(
         folder=file.cache_folder,
         forwards=forwards,
         num_items=len(ordered),
         signature=signature,
-        sealed=sealed,
+        sealed=bool(signature),
         num_truncated=data.num_truncated,
         seconds=round(time.monotonic() - started, 2),
+    )
+
+
+def _seal(writer: CacheWriter, found: Sequence[checkpoints.Teacher]) -> str:
+    """The sealed cache's signature; empty while other processes still write."""
+    if writer.pending_items() or any(writer.pending(t.identity.name) for t in found):
+        return ""
+    return writer.seal().signature
+
+
+def _open_writer(
+    file: RunFile, config: DumpConfig, data: Prepared, ordered: Sequence[Item], *, tokenizer: Any, name: str
+) -> CacheWriter:
+    """The cache of these items, new or continued."""
+    marker = Marker(
+        dataset_name=file.dataset.name,
+        dataset_digest=data.digest,
+        task=data.task.name,
+        tokenizer_name=name,
+        tokenizer_digest=models.tokenizer_digest(tokenizer),
+        labels=file.dataset.labels,
+        chunk_rows=chunk_rows_for(ordered),
+    )
+    plan = make_plan(data.items, block_tokens=config.block_tokens, chunk_rows=marker.chunk_rows)
+    return CacheWriter.open(
+        make_folder(file.cache_folder), marker, plan, items=lambda block: ordered[block.start : block.stop]
     )
 
 

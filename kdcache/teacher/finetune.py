@@ -97,14 +97,9 @@ def run(file: RunFile, *, device: str = "auto") -> TeacherResult:
     """
     config = file.block("teacher", TeacherConfig)
     key = digest({"teacher": config, "dataset": file.dataset, "model": file.models.teacher})
-    done = read_result(file.teacher_folder)
+    done = _finished(file.teacher_folder, key)
     if done is not None:
-        if done.key == key:
-            return done
-        raise ConfigError(
-            f"{file.teacher_folder} holds a teacher trained with other settings or data; "
-            f"choose another --out, or delete that folder"
-        )
+        return done
     tokenizer = models.load_tokenizer(file.models.teacher)
     splits = [s for s in ("train", "validation", "test") if s in file.dataset.splits]
     data = prepare(file, tokenizer, encode=splits, digest_of=("train", "validation"))
@@ -138,6 +133,16 @@ def run(file: RunFile, *, device: str = "auto") -> TeacherResult:
         if world.rank == 0:
             write_json(folder / "teacher.json", result)
     return replace(result, folder=str(folder))
+
+
+def _finished(folder: Path, key: str) -> TeacherResult | None:
+    """The teacher that is there already; one of other settings is never overwritten."""
+    done = read_result(folder)
+    if done is not None and done.key != key:
+        raise ConfigError(
+            f"{folder} holds a teacher trained with other settings or data; choose another --out, or delete that folder"
+        )
+    return done
 
 
 def _fine_tune(

@@ -120,9 +120,9 @@ def test_every_metric_is_filed_under_its_own_name_and_has_a_direction():
 
 def test_evaluate_refuses_unknown_metrics_missing_statistics_and_empty_splits():
     statistics = {"accuracy": np.zeros((0, 2))}
-    with pytest.raises(ValueError, match="^metric 'f2' is not known; known: f1_binary, f1_macro, f1_weighted, acc"):
+    with pytest.raises(ValueError, match=r"^metric 'f2' is not known; known: f1_binary, f1_macro, f1_weighted, acc"):
         evaluate(statistics, ["f2"])
-    with pytest.raises(ValueError, match="^metric nll needs the statistic nll, computed are: accuracy$"):
+    with pytest.raises(ValueError, match=r"^metric nll needs the statistic nll, computed are: accuracy$"):
         evaluate(statistics, ["nll"])
-    with pytest.raises(DataError, match="^metric accuracy has no examples to score; the split is empty$"):
+    with pytest.raises(DataError, match=r"^metric accuracy has no examples to score; the split is empty$"):
         evaluate(statistics, ["accuracy"])
