@@ -19,5 +19,5 @@ def test_an_unknown_task_is_refused_with_the_known_ones_and_the_closest():
     assert str(error.value) == (
         "task = 'clasification' is not known; known: classification; did you mean classification?"
     )
-    with pytest.raises(ConfigError, match="^task = 'parsing' is not known; known: classification$"):
+    with pytest.raises(ConfigError, match=r"^task = 'parsing' is not known; known: classification$"):
         make("parsing", SETTINGS)
