@@ -140,7 +140,8 @@ def train_student(config: Path, **options: Any) -> None:
     Flags override the block `student:` of CONFIG. A run that has finished is not repeated.
     """
     names = ("student", "teacher", "loss", "tau_t", "tau_s", "alpha", "seed", "cache")
-    flags = [f"student.{name}={options.pop(name)}" for name in names if options[name] is not None]
+    given = {name: options.pop(name) for name in names}
+    flags = [f"student.{name}={value}" for name, value in given.items() if value is not None]
     options["overrides"] = (*options["overrides"], *flags)
     file, launch = _load(config, options), _launch(options)
     if _launched(launch):

@@ -1,0 +1,165 @@
+"""The whole pipeline with a tiny random BERT: teacher, one dump, students, comparison, by the commands."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+import kdcache
+from kdcache.cli import main
+
+WORDS = {"good": ["fine", "great", "nice", "warm"], "bad": ["poor", "awful", "dull", "cold"]}
+
+
+def _write_model(folder: Path) -> None:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "film", "was", *WORDS["good"], *WORDS["bad"]]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+        )
+    ).save_pretrained(folder)
+
+
+def _write_data(folder: Path) -> None:
+    generator = random.Random(0)
+    for split, count in (("train", 64), ("validation", 24), ("test", 24)):
+        lines = []
+        for i in range(count):
+            label = generator.choice(["good", "bad"])
+            text = f"the film was {generator.choice(WORDS[label])} {generator.choice(WORDS[label])}"
+            lines.append(json.dumps({"id": f"{split}{i}", "text": text, "label": label}))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study whose teacher is trained and dumped."""
+    folder = tmp_path_factory.mktemp("study")
+    _write_model(folder / "base")
+    _write_data(folder)
+    training = {"epochs": 2, "batch_size": 16, "learning_rate": 0.005}
+    run = {
+        "out": str(folder / "out"),
+        "dataset": {
+            "name": "tiny",
+            "task": "classification",
+            "files": {s: f"{s}.jsonl" for s in ("train", "validation", "test")},
+            "columns": {"text": "text", "label": "label", "id": "id"},
+            "labels": ["bad", "good"],
+            "max_length": 16,
+        },
+        "models": {
+            "teacher": {"path": str(folder / "base")},
+            "students": {"half": {"path": str(folder / "base"), "layers": 2}},
+        },
+        "teacher": {**training, "evals_per_epoch": 2},
+        "student": {**training, "tau_t": 4},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    for command in ("train-teacher", "dump-teacher"):
+        _call(command, str(folder / "run.yaml"), "--device", "cpu")
+    return folder
+
+
+def _call(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 0
+
+
+def test_each_checkpoint_ran_once_over_each_item(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _call("inspect", str(study / "out/cache"), "--json")
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["teachers"]
+    assert all(teacher["forwards_per_item"] == 1 for teacher in summary["teachers"].values())
+    log = [json.loads(line) for line in (study / "out/dump/log.jsonl").read_text().splitlines()]
+    assert set(log[-1]["forwards"].values()) == {88}
+
+
+def test_students_train_from_the_cache_and_compare(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(study / "run.yaml")
+    _call("train-student", run, "--device", "cpu", "--alpha", "0")
+    for loss in ("ce", "mse"):
+        _call("train-student", run, "--device", "cpu", "--loss", loss, "--teacher", "t_ll", "--tau-s", "1")
+    results = sorted((study / "out/students/half").glob("*/result.json"))
+    assert len(results) == 3
+    for path in results:
+        assert json.loads(path.read_text())["counters"]["teacher_forwards"] == 0
+    capsys.readouterr()
+    _call("compare", str(study / "out/students"), "--out", str(study / "compare"), "--resamples", "200")
+    assert (study / "compare/report.html").is_file()
+    assert "hard labels" in capsys.readouterr().out
+
+
+def test_a_finished_dump_does_nothing_again(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _call("dump-teacher", str(study / "run.yaml"), "--device", "cpu")
+    assert "all there already" in capsys.readouterr().out
+
+
+def test_inspect_describes_a_cache_and_a_dataset(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _call("inspect", str(study / "out/cache"))
+    assert "sealed" in capsys.readouterr().out
+    tree = yaml.safe_load((study / "run.yaml").read_text())["dataset"]
+    (study / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    _call("inspect", str(study / "tiny.yaml"), "--tokenizer", str(study / "base"))
+    assert "64 examples" in capsys.readouterr().out
+
+
+def test_the_api_gives_a_loop_of_ones_own_its_batches(study: Path) -> None:
+    cache = kdcache.open(study / "out/cache", teacher="t_ll")
+    objective = kdcache.Objective(loss="ce", tau_t=4, tau_s=1)
+    assert cache.exactness(objective).kind == "exact"
+    seen = 0
+    for batch in cache.loader(split="train", batch_size=10, seed=0):
+        logits = torch.zeros(len(batch.labels), 2, requires_grad=True)
+        objective(logits, batch.targets, batch.labels).total.backward()
+        assert logits.grad is not None
+        seen += len(batch.labels)
+    assert seen == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (("train-student", "missing.yaml"), "cannot read missing.yaml", 2),
+        (("inspect", "missing.yaml"), "cannot read missing.yaml", 2),
+        (("compare", "missing"), "missing is not a folder", 8),
+    ],
+)
+def test_bad_input_ends_in_one_line(
+    arguments: tuple[str, ...], message: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert exit_.value.code == code
+
+
+def test_an_unknown_setting_names_the_closest(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train-student", str(study / "run.yaml"), "--set", "student.tau=1"])
+    assert "did you mean student.tau_t?" in capsys.readouterr().err
