@@ -65,7 +65,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dataset": {
             "name": "tiny",
             "task": "classification",
-            "files": {s: f"{s}.jsonl" for s in ("train", "validation", "test")},
+            "files": {s: str(folder / f"{s}.jsonl") for s in ("train", "validation", "test")},
             "columns": {"text": "text", "label": "label", "id": "id"},
             "labels": ["bad", "good"],
             "max_length": 16,

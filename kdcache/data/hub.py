@@ -24,20 +24,19 @@ def read_hub(hub: HubSource, split: str, columns: Sequence[str]) -> Records:
         columns: those wanted.
 
     Raises:
-        DataError: it cannot be reached, needs a script, or has no such configuration or split.
+        DataError: it cannot be reached, needs a script, has no such configuration or split, or no rows.
     """
     place = f"hub dataset {hub.id}{f' ({hub.config})' if hub.config else ''}, split {split}"
     try:
         table = datasets.load_dataset(hub.id, hub.config, revision=hub.revision, split=split)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        reason = " ".join(str(error).split())[:300]
+        # "An error occurred while generating the dataset" says less than its cause
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise DataError(
             f"cannot load the {place}: {reason}; check id, config, revision and splits, the connection and "
             f"HF_HUB_OFFLINE, or give files instead"
         ) from None
     names = tuple(table.column_names)
-    if len(table) == 0:
-        raise DataError(f"the {place} has no rows; a split needs at least one example")
     features = dict(table.features)
     table = table.select_columns([name for name in dict.fromkeys(columns) if name in names])
     rows = table.to_list()

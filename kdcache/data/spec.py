@@ -34,7 +34,7 @@ class HubSource:
 
     def __post_init__(self) -> None:
         if not self.splits:
-            raise ConfigError("hub.splits is empty; name the splits, e.g. {train: train, validation: validation}")
+            raise ConfigError("splits is empty; name the splits, e.g. {train: train, validation: validation}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

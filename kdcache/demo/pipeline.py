@@ -88,7 +88,9 @@ def _run_file(out: Path, quick: bool) -> RunFile:
     """The shipped run file with this demo's folders, written out so that every command of the pipeline takes it."""
     overrides = QUICK if quick else ()
     shipped_file = load_run(shipped("runs/demo.yaml"), overrides=overrides, out=out, data_root=out / "data")
-    dataset = {**plain(shipped_file.dataset), "base": str((out / "data").resolve())}
+    data = (out / "data").resolve()  # absolute paths: a user's KDCACHE_DATA must not lead elsewhere
+    files = {split: str(data / name) for split, name in shipped_file.dataset.files.items()}
+    dataset = {**plain(shipped_file.dataset), "files": files}
     tree = {
         "out": str(out),
         "dataset": {name: value for name, value in dataset.items() if value not in (None, {}, [])},
@@ -98,7 +100,7 @@ def _run_file(out: Path, quick: bool) -> RunFile:
     path = out / "run.yaml"
     head = "# Written by kdcache demo. Every command takes it, e.g. kdcache train-student with other flags.\n"
     path.write_text(head + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return replace(load_run(path), data_root=None)
+    return load_run(path)
 
 
 def _students(file: RunFile, configs: Sequence[StudentConfig], device: str, say: Say) -> list[Path]:

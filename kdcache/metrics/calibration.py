@@ -99,8 +99,8 @@ def optimal_temperature(logits_IC: NDArray[np.floating], labels_I: NDArray[np.in
     """The temperature that minimises the mean NLL of `softmax(logits / tau)`: how over-confident a model is (tau > 1).
 
     Bounded scalar minimisation over log tau; the NLL is convex in 1 / tau, so there is one minimum. The search is
-    bounded by `TEMPERATURE_BOUNDS`: a model worse than chance gets the upper one. A model that is never wrong, whose NLL
-    falls to 0 with tau, gets a tau so low that the NLL is 0 in float64.
+    bounded by `TEMPERATURE_BOUNDS`: a model worse than chance gets the upper one. A model that is never wrong gets a
+    tau so low that its NLL is 0 in float64.
 
     Args:
         logits_IC: finite logits.
