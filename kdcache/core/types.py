@@ -129,7 +129,8 @@ class Evaluation:
         split: `validation` or `test`.
         uids: the examples scored, in order [I].
         scores: metric name -> Score; the first is the metric the run is selected by.
-        statistics: metric name -> float64 [I, S]; `metrics.METRICS[name].finish(statistics.sum(0))` is its value.
+        statistics: statistic name -> float64 [I, S]; metric `m` of `metrics.METRICS` has the value
+            `m.finish(statistics[m.statistic].sum(0))`.
     """
 
     split: str
