@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdcache.core.results import uids_digest
-from kdcache.core.types import Evaluation, Item, Score
-from kdcache.metrics import METRICS
+from kdcache.core.types import Evaluation, Item
+from kdcache.metrics import evaluate as evaluate_metrics
 from kdcache.tasks.base import Task
 from kdcache.training.batch import Batch, collate
 from kdcache.training.engine import World, gather_objects
@@ -74,12 +74,7 @@ def predict(
 def score(items: Sequence[Item], logits: Sequence[NDArray[np.float32]], *, task: Task, split: str) -> Evaluation:
     """Scores and additive statistics of a split; pure."""
     statistics = task.score(items, logits)
-    scores = {}
-    for name in task.metrics():
-        metric = METRICS[name]
-        value = float(metric.finish(statistics[metric.statistic].sum(axis=0)))
-        signature = f"{name}|n={len(items)}|{split}|v1"
-        scores[name] = Score(name=name, value=value, higher_is_better=metric.higher_is_better, signature=signature)
+    scores = evaluate_metrics(statistics, task.metrics(), {"split": split})
     return Evaluation(split=split, uids=tuple(item.uid for item in items), scores=scores, statistics=statistics)
 
 
