@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,3 +166,30 @@ def test_an_unknown_setting_names_the_closest(study: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         main(["train-student", str(study / "run.yaml"), "--set", "student.tau=1"])
     assert "did you mean student.tau_t?" in capsys.readouterr().err
+
+
+def test_two_processes_and_one_give_the_same_loss_curve(study: Path) -> None:
+    """Same global batch, float32, no dropout in eight steps: the launcher's two ranks against one process."""
+    run, curves = str(study / "run.yaml"), []
+    config = "models.students={plain: {path: %s, layers: 2}}" % (study / "flat")
+    _write_flat(study)
+    for extra in ((), ("--num-procs", "2")):
+        out = study / f"ranks{len(extra)}"
+        command = ["train-student", run, "--device", "cpu", "--loss", "ce", "--set", config, "--out", str(out), *extra]
+        command += ["--cache", str(study / "out/cache")]
+        result = subprocess.run(
+            [sys.executable, "-m", "kdcache", *command], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        log = next((out / "students/plain").glob("*/log.jsonl")).read_text().splitlines()
+        curves.append([line["loss"] for line in map(json.loads, log) if line["event"] == "step"])
+    assert len(curves[0]) == 8
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+
+
+def _write_flat(study: Path) -> None:
+    """The base model without dropout."""
+    shutil.copytree(study / "base", study / "flat")
+    path = study / "flat/config.json"
+    tree = json.loads(path.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    path.write_text(json.dumps(tree))

@@ -106,7 +106,7 @@ def verdict(table: CaseTable) -> list[str]:
         if sign * hard.validation >= sign * picked.validation:
             sentences.append("On validation hard labels are at least as good: validation would not distil at all.")
     if table.oracle == table.picked:
-        sentences.append("It is the best on the test too.")
+        sentences.append("It is also the best distillation configuration on the test.")
     else:
         sentences.append(
             f"The best on the test is {oracle.label} ({score_text(oracle.test)}); nobody can choose by the test, so "

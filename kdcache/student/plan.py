@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from kdcache.cache.layout import TeacherIdentity
@@ -97,7 +97,9 @@ def plan(file: RunFile, config: StudentConfig) -> Plan:
             "items": [cache.marker.dataset_digest, cache.marker.tokenizer_digest],
         }
     )
-    slug = re.sub(r"[^a-z0-9.]+", "-", config.configuration.label().lower())
+    # Named by what is equivalent, so that one training has one folder: t_hs and t_ll may be one checkpoint.
+    shown = configuration if identity is None else replace(configuration, teacher=identity.name)
+    slug = re.sub(r"[^a-z0-9.]+", "-", shown.label().lower())
     folder = file.students_folder / name / f"{slug}-seed{config.seed}-{key[:8]}"
     return Plan(
         config=config,

@@ -93,7 +93,7 @@ def test_the_verdict_names_validations_pick_its_gain_and_the_oracle(run_writer):
     said = verdict(table)
     assert said[0] == f"mrpc, small: validation picks ce t_hs tau 1/1 (test f1_binary {table.rows[0].test:.4f})."
     assert said[1].startswith("Its gain over hard labels is +")
-    assert said[2] == "It is the best on the test too."
+    assert said[2] == "It is also the best distillation configuration on the test."
 
 
 def test_the_verdict_admits_ties_better_hard_labels_and_another_oracle(run_writer):
