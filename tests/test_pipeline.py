@@ -13,10 +13,12 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedTokenizerFast
 
 import kdcache
 from kdcache.cli import main
+from kdcache.core.configuration import Loss
+from kdcache.losses.targets import select
 
 WORDS = {"good": ["fine", "great", "nice", "warm"], "bad": ["poor", "awful", "dull", "cold"]}
 
@@ -193,3 +195,59 @@ def _write_flat(study: Path) -> None:
     path = study / "flat/config.json"
     tree = json.loads(path.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     path.write_text(json.dumps(tree))
+
+
+def test_a_student_never_opens_a_teachers_weights(study: Path) -> None:
+    """An audit hook in a process of its own sees every file that is opened."""
+    script = (
+        "import sys\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == 'open' else None)\n"
+        "from kdcache.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        "assert any('cache/teachers' in name for name in opened)\n"
+        "bad = [name for name in opened if '/teacher/selected' in name or '/teacher/checkpoints' in name]\n"
+        "assert not bad, bad\n"
+    )
+    arguments = ["train-student", str(study / "run.yaml"), "--device", "cpu", "--tau-t", "3"]
+    hidden = study / "out/teacher"
+    hidden.rename(study / "gone")  # memory-mapped reads pass the audit hook: without the folder they would fail
+    try:
+        command = [sys.executable, "-c", script, *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        (study / "gone").rename(hidden)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("loss", ["ce", "mse"])
+@pytest.mark.parametrize("tau_s", [1.0, 4.0])
+def test_a_dense_cache_gives_the_losses_of_the_teacher_in_memory(study: Path, loss: Loss, tau_s: float) -> None:
+    source = study / "out/teacher/selected/t_ll"
+    teacher = AutoModelForSequenceClassification.from_pretrained(source).eval()
+    objective = kdcache.Objective(loss=loss, tau_t=4, tau_s=tau_s)
+    curves = []
+    for cached in (True, False):
+        torch.manual_seed(1)
+        student = AutoModelForSequenceClassification.from_pretrained(study / "base", num_labels=2).eval()
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
+        losses: list[float] = []
+        for epoch in range(3):
+            cache = kdcache.open(study / "out/cache", teacher="t_ll")
+            for batch in cache.loader(split="train", batch_size=8, seed=0, epoch=epoch):
+                targets = batch.targets
+                if not cached:
+                    with torch.no_grad():
+                        logits = teacher(**batch.inputs).logits
+                    targets = select(logits, batch.labels, torch.full((len(logits),), 2), top_k=2)
+                total = objective(student(**batch.inputs).logits, targets, batch.labels).total
+                optimizer.zero_grad()
+                total.backward()
+                optimizer.step()
+                losses.append(total.item())
+        curves.append(losses)
+    assert len(curves[0]) == 24
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5, abs=1e-7)
