@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from kdcache.data.read import read_split
 from kdcache.data.spec import DatasetSpec, load_spec
 from kdcache.data.stats import DatasetSummary, SplitSummary, describe_dataset
 from kdcache.training.models import ModelSource, load_tokenizer
+from kdcache.training.run import data_root_or_environment
 
 
 def dataset_text(path: Path, *, tokenizer: str | None, data_root: Path | None, as_json: bool) -> str:
@@ -32,8 +32,7 @@ def dataset_text(path: Path, *, tokenizer: str | None, data_root: Path | None, a
         KDCacheError: the dataset cannot be read as its YAML says, or no such tokenizer.
     """
     spec = load_spec(path)
-    environment = os.environ.get("KDCACHE_DATA")
-    root = data_root or (Path(environment) if environment else None)
+    root = data_root_or_environment(data_root)
     examples = {split: read_split(spec, split, data_root=root) for split in spec.splits}
     lengths = None
     if tokenizer is not None:

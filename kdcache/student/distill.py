@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from kdcache.cache.check import alignment
 from kdcache.cache.loader import Loader
 from kdcache.core.config import plain
 from kdcache.core.errors import CacheMismatch
@@ -94,7 +92,7 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any]:
                 f"the cache {planned.cache.root} was dumped with {what} {theirs}, this run has {mine}; dump again, "
                 f"or set student.allow_mismatch: true if you know that they agree"
             )
-    largest = max(int(item.inputs["input_ids"].max()) for items in data.items.values() for item in items)
+    largest = models.largest_id(data.items.values())
     models.check_vocabulary(models.load_config(source), largest_id=largest, name=f"student {planned.name}")
     if tuple(marker.labels) != tuple(file.dataset.labels):
         raise CacheMismatch(
@@ -127,7 +125,6 @@ def _train(
         with_rows=teacher is not None,
     )
     steps = CachedSteps(loader=loader, teacher=teacher, pad_token_id=pad)
-    _alarm(planned, teacher)
     objective = Objective.of(config.configuration, tail=planned.verdict.tail)
     best: tuple[Evaluation, ...] = ()
     selected: dict[str, float] = {}
@@ -148,15 +145,6 @@ def _train(
     engine.close()
     counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
     return best, selected, counters
-
-
-def _alarm(planned: Plan, teacher: str | None) -> None:
-    """The alignment alarm over the first items: a shift by one, a reordering or counted padding stops here."""
-    if teacher is None:
-        return
-    first = planned.cache.plan.indices("train")[:64]
-    labels = np.concatenate([item.labels_R for item in planned.cache.items(first)])
-    alignment(planned.cache.rows(teacher, first), labels)
 
 
 def _score(engine: Engine, data: Prepared, split: str, config: StudentConfig, world: World, pad: int) -> Evaluation:

@@ -194,7 +194,7 @@ def _dump(writer: CacheWriter, teacher: checkpoints.Teacher, pending: Sequence[B
         return 0
     name, total = teacher.identity.name, sum(block.stop - block.start for block in pending)
     log.restart(f"dump-teacher {name}")
-    largest = max(int(item.inputs["input_ids"].max()) for item in job.items)
+    largest = models.largest_id([job.items])
     model = checkpoints.load_teacher(teacher, job.task, largest_id=largest, device=job.device)
     done = 0
     with ThreadPoolExecutor(max_workers=1) as pool:

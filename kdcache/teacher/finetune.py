@@ -151,7 +151,9 @@ def _fine_tune(
     """One learning rate: its checkpoints, and the best of each role, saved under `checkpoints/`."""
     torch.manual_seed(config.seed)
     model = models.load_model(file.models.teacher, data.task.auto_class, **data.task.model_kwargs())
-    models.check_vocabulary(model.config, largest_id=largest_id(data), name=file.models.teacher.path)
+    models.check_vocabulary(
+        model.config, largest_id=models.largest_id(data.items.values()), name=file.models.teacher.path
+    )
     engine = Engine(model, engine_settings(config, world), world)
     torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
     pad = pad_token_id(tokenizer)
@@ -247,11 +249,6 @@ def _test(
 
 def _call(model: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
     return model(**inputs)
-
-
-def largest_id(data: Prepared) -> int:
-    """The largest token id over all items."""
-    return max(int(item.inputs["input_ids"].max()) for items in data.items.values() for item in items)
 
 
 def read_result(folder: Path) -> TeacherResult | None:

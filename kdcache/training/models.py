@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from kdcache.core.errors import ConfigError, ModelError
+from kdcache.core.types import Item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +165,11 @@ def tokenizer_digest(tokenizer: Any) -> str:
         tree = {"class": type(tokenizer).__name__, "vocab": dict(sorted(tokenizer.get_vocab().items()))}
     tree["special"] = {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def largest_id(splits: Iterable[Sequence[Item]]) -> int:
+    """The largest token id over all items of some splits."""
+    return max(int(item.inputs["input_ids"].max()) for items in splits for item in items)
 
 
 def check_vocabulary(model_config: Any, *, largest_id: int, name: str) -> None:

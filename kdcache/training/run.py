@@ -97,7 +97,6 @@ def load_run(
     tree["dataset"].setdefault("base", str(places["dataset"].parent.resolve()))
     tree = config.override(tree, overrides)
     config.check_keys(tree, KEYS, where="--set")
-    environment = os.environ.get("KDCACHE_DATA")
     block = "" if places["models"] != path else "models"
     return RunFile(
         path=path,
@@ -105,8 +104,14 @@ def load_run(
         dataset=load_spec(tree["dataset"], where=str(places["dataset"])),
         models=config.parse(ModelsConfig, tree["models"], where=str(places["models"]), block=block),
         blocks={name: tree[name] for name in KEYS[3:] if name in tree},
-        data_root=data_root or (Path(environment) if environment else None),
+        data_root=data_root_or_environment(data_root),
     )
+
+
+def data_root_or_environment(given: Path | None) -> Path | None:
+    """Where relative data paths start: as given, else KDCACHE_DATA, else null."""
+    environment = os.environ.get("KDCACHE_DATA")
+    return given or (Path(environment) if environment else None)
 
 
 def _beside(path: Path, name: str, key: str) -> Path:
