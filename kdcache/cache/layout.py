@@ -26,7 +26,8 @@ READER_FEATURES: frozenset[str] = frozenset()
 """Reader features that this version knows; a cache that needs another is refused."""
 WRITER_FEATURES: frozenset[str] = frozenset()
 """Writer features that this version knows; a cache that needs another is read-only."""
-STORES = ("topk",)
+STORES = {"topk": ("dense", "fast", "compact"), "hidden": ("float32", "float16", "bfloat16", "int8")}
+"""Store -> its codecs."""
 ROLES = ("t_hs", "t_ll", "user")
 _UNCOMPARED = ("uuid", "created_by", "extra")
 
@@ -108,8 +109,12 @@ class TeacherIdentity:
         weight_digest: hex digest of the weights.
         role: `t_hs` (highest validation score), `t_ll` (lowest validation NLL) or `user`.
         score: on the validation split: the metric, `nll`, `ece`, `brier`, `temperature`, ...
-        store: `topk`.
-        top_k: classes kept of a row; at least the number of classes means dense.
+        store: `topk` or `hidden`.
+        codec: how the values of a row are stored; one of `STORES[store]`. `dense` where top_k >= num_classes.
+        compressor: `lz4` or `zstd`, of the arrays' chunks.
+        top_k: classes kept of a row, at most; at least the number of classes means dense. 0 for `hidden`.
+        top_p: 1, or the mass up to which a row's classes are kept.
+        hidden_size: D of `hidden`, else 0.
         num_atoms: atoms of the tail curve; 0 if dense.
         num_classes: the largest V of any row.
         aliases: other names of the same weights, e.g. `t_ll` where one checkpoint is both.
@@ -123,7 +128,11 @@ class TeacherIdentity:
     role: str = "user"
     score: Mapping[str, float] = field(default_factory=dict)
     store: str = "topk"
+    codec: str = "fast"
+    compressor: str = "lz4"
     top_k: int = 64
+    top_p: float = 1.0
+    hidden_size: int = 0
     num_atoms: int = 5
     dtype: str = "float32"
     aliases: tuple[str, ...] = ()

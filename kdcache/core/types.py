@@ -105,6 +105,64 @@ class SparseRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenRows:
+    """Teacher rows of the store `hidden`: what entered the teacher's output head, one vector a row.
+
+    Attributes:
+        row_ptr: int64 [I + 1].
+        hidden: float32 [R, D], the head's input.
+        num_classes: int32 [R], V of each row.
+        lse: float32 [R], logsumexp of the teacher's own logits: what the alignment alarm needs beside one dot product.
+        gold: float32 [R], log-probability of the gold class, NaN where the row has no label.
+    """
+
+    row_ptr: NDArray[np.int64]
+    hidden: NDArray[np.float32]
+    num_classes: NDArray[np.int32]
+    lse: NDArray[np.float32]
+    gold: NDArray[np.float32]
+
+    @property
+    def num_items(self) -> int:
+        """Number of items."""
+        return len(self.row_ptr) - 1
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows over all items."""
+        return len(self.num_classes)
+
+
+Rows = SparseRows | HiddenRows
+"""What a teacher's block decodes to; its store says which."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedRows:
+    """Rows as a block stores them: decompressed and gathered, nothing expanded. What a loader hands to a device.
+
+    Attributes:
+        row_ptr: int64 [I + 1].
+        store: `topk` or `hidden`.
+        codec: `dense`, `fast`, `compact`; of hidden rows `float32`, `float16`, `bfloat16`, `int8`.
+        arrays: name -> array [R, ...], as docs/format.md lists them for store and codec.
+        shared: what all rows of the teacher share (`id_table` of compact; `mean`, `rotation_seed` of int8); the same
+            object for every batch of one open cache.
+    """
+
+    row_ptr: NDArray[np.int64]
+    store: str
+    codec: str
+    arrays: Mapping[str, NDArray[Any]]
+    shared: Mapping[str, NDArray[Any]]
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows over all items."""
+        return int(self.row_ptr[-1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """One number with what is needed to read it.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from kdcache.core.errors import IncompatibleTargets, TrainingError
 from kdcache.core.types import IGNORE, NUM_ATOMS, SparseRows
 from kdcache.losses import tail
+from kdcache.losses.head import Head
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits selected at a time: 32 MB of float32, so that no second [R, V] tensor is made."""
@@ -58,6 +59,35 @@ class SparseTargets:
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> SparseTargets:
         return SparseTargets(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenTargets:
+    """Teacher rows of the store `hidden`: logits are recomputed through the head, a chunk of rows at a time.
+
+    Attributes:
+        hidden_RD: float32, what entered the teacher's head.
+        head: of the teacher, on the same device.
+        num_classes_R: int64, V of each row.
+        gold_R: float32, log-probability of the gold class; NaN without a label.
+    """
+
+    hidden_RD: Tensor
+    head: Head
+    num_classes_R: Tensor
+    gold_R: Tensor
+
+    def rows(self, index: Tensor | slice) -> HiddenTargets:
+        """A subset of the rows."""
+        return HiddenTargets(
+            hidden_RD=self.hidden_RD[index],
+            head=self.head,
+            num_classes_R=self.num_classes_R[index],
+            gold_R=self.gold_R[index],
+        )
+
+
+Targets = SparseTargets | HiddenTargets
 
 
 def from_rows(rows: SparseRows) -> SparseTargets:
