@@ -267,7 +267,7 @@ def unlabelled(split: str, records: Records) -> None:
 def test_35_unlabelled_rows_cannot_teach_by_their_labels(study: Path, refuse: Refuse, tmp_path: Path) -> None:
     files = other_data(study, tmp_path / "data", unlabelled)
     error = refuse("train-teacher", "--set", files, code=7)
-    assert error.startswith("step 0 of epoch 0 has no row to learn from: 0 labels, ")
+    assert error.startswith("step 0 of epoch 0 has no row to learn from at alpha = 0: 0 labels, ")
     arguments = [str(study / "run.yaml"), "--device", "cpu", "--out", str(tmp_path / "out"), "--set", files]
     teacher = f"t_hs={study / 'out/teacher/selected/t_hs'}"
     tiny.call("dump-teacher", *arguments, "--teacher", teacher)

@@ -114,7 +114,7 @@ def train_broken(world: World, what: str) -> None:
     ("what", "message"),
     [
         ("weights", r"the loss is nan at step 1 of 4 \(epoch 0, learning rate 1\.00e-02\); lower learning_rate"),
-        ("labels", r"step 0 of epoch 0 has no row to learn from: 0 labels, 6 teacher rows; raise batch_size"),
+        ("labels", r"step 0 of epoch 0 has no row to learn from at alpha = 0: 0 labels, 6 rows; raise batch_size"),
     ],
 )
 def test_a_training_that_cannot_go_on_says_so_from_its_rank(what: str, message: str):
