@@ -20,7 +20,7 @@ demo: $(VENV)/.demo $(VENV)/.model  ## run `kdcache demo`; flags by ARGS="--help
 	$(BIN)/kdcache demo $(ARGS)
 
 test: $(VENV)/.test $(VENV)/.model  ## run all tests with branch coverage; flags for pytest by ARGS="-k cache"
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --cov --cov-report=term $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/.dev  ## formatting, lint, types, layers, size limits, generated docs
 	$(BIN)/ruff check .

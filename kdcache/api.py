@@ -11,7 +11,7 @@ B items  L tokens  R rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from kdcache.cache.loader import Loader
 from kdcache.cache.ragged import concatenate, take
 from kdcache.cache.reader import Cache
 from kdcache.core.errors import ConfigError
-from kdcache.core.order import epoch_order
+from kdcache.core.order import epoch_order, hash_keys
 from kdcache.core.types import Item, SparseRows
 from kdcache.losses import rule
 from kdcache.losses.objective import Objective
@@ -68,17 +68,23 @@ class CacheDataset(Dataset[tuple[Item, SparseRows | None]]):
 
     def __init__(self, cache: Cache, *, split: str, teacher: str | None, pad_token_id: int = 0) -> None:
         self._cache = cache
+        self._split = split
         self._indices = cache.plan.indices(split)
         self._teacher = teacher
         self._pad_token_id = pad_token_id
+
+    @property
+    def identity(self) -> str:
+        """What an order of its items is of: the data's digest and the split."""
+        return f"{self._cache.marker.dataset_digest}/{self._split}"
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> tuple[Item, SparseRows | None]:
-        chosen = self._indices[index : index + 1] if index >= 0 else self._indices[[index]]
-        if len(chosen) == 0:
+        if not -len(self) <= index < len(self):
             raise IndexError(f"item {index} of a split with {len(self)} items")
+        chosen = self._indices[[index]]
         rows = None if self._teacher is None else self._cache.rows(self._teacher, chosen)
         return self._cache.items(chosen)[0], rows
 
@@ -92,13 +98,21 @@ class CacheDataset(Dataset[tuple[Item, SparseRows | None]]):
 class EpochSampler(Sampler[int]):
     """A seeded order of a dataset, resumable in mid-epoch by its `state_dict`.
 
+    Each pass over it is the next epoch. With `num_workers`, a DataLoader reads ahead of the training, and so
+    does the state: save it with `num_workers=0`, or between epochs.
+
     Args:
         dataset: what is sampled.
         seed: of the order.
+
+    Raises:
+        ConfigError: no seed.
     """
 
     def __init__(self, dataset: CacheDataset, *, seed: int) -> None:
+        hash_keys(0, seed=seed, stream=0)  # refuses a missing seed now, not at the first item
         self._count = len(dataset)
+        self._of = dataset.identity
         self._seed = seed
         self._epoch = 0
         self._position = 0
@@ -113,20 +127,30 @@ class EpochSampler(Sampler[int]):
             yield int(order[self._position - 1])
         self._epoch, self._position = self._epoch + 1, 0
 
-    def state_dict(self) -> dict[str, int]:
-        """Where the sampler is: three integers and the size of what it samples."""
-        return {"seed": self._seed, "epoch": self._epoch, "position": self._position, "count": self._count}
+    def state_dict(self) -> dict[str, int | str]:
+        """Where the sampler is, and of what; JSON can hold it."""
+        place = {"seed": self._seed, "epoch": self._epoch, "position": self._position, "count": self._count}
+        return {**place, "dataset": self._of}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
         """Go on from a `state_dict`.
 
         Raises:
-            ConfigError: it is of another seed or dataset.
+            ConfigError: it is none, or of another seed or dataset.
         """
-        for field, own in (("seed", self._seed), ("count", self._count)):
-            if state[field] != own:
-                raise ConfigError(f"the sampler's state has {field} {state[field]}, this sampler {own}")
-        self._epoch, self._position = state["epoch"], state["position"]
+        for name, own in (("dataset", self._of), ("count", self._count), ("seed", self._seed)):
+            if state.get(name) != own:
+                raise ConfigError(
+                    f"the sampler's state has {name} {state.get(name)!r}, this sampler {own!r}; "
+                    f"go on with the cache, split and seed that it was saved with"
+                )
+        epoch, position = state.get("epoch"), state.get("position")
+        if not (isinstance(epoch, int) and epoch >= 0 and isinstance(position, int) and 0 <= position <= self._count):
+            raise ConfigError(
+                f"the sampler's state has epoch {epoch!r} and position {position!r}; the epoch is at least 0, "
+                f"the position from 0 to {self._count}: start anew if the state is lost"
+            )
+        self._epoch, self._position = epoch, position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,37 +162,52 @@ class TeacherCache:
     pad_token_id: int = 0
 
     def loader(
-        self, *, split: str, batch_size: int, seed: int, epoch: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        *,
+        split: str,
+        batch_size: int,
+        seed: int,
+        epoch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_short: bool = False,
     ) -> Iterator[Batch]:
         """Batches of one epoch, read ahead by a thread.
 
         Args:
-            split: `train`, ...
-            batch_size: items of a batch over all ranks; the last may be short.
-            seed: of the order.
-            epoch: another one is another order.
+            split: its name.
+            batch_size: items of a batch over all ranks.
+            seed: with the epoch, decides the order.
+            epoch: from 0.
             rank: of this process.
             world_size: number of processes; each gets its share of every batch.
+            drop_short: leave out the one batch of an epoch that has fewer items, if there is one.
+
+        Raises:
+            ConfigError: no seed, a rank outside the world, or a rank that would have fewer batches than another.
+            CacheError: no such split; later, whatever reading raises.
         """
-        micro = -(-batch_size // world_size)
         loader = Loader(
             self.cache,
             split=split,
             teachers=() if self.teacher is None else (self.teacher,),
             batch_size=batch_size,
-            micro_batch_size=micro,
+            micro_batch_size=-(-batch_size // world_size) if world_size > 0 else batch_size,
             seed=seed,
             rank=rank,
             world_size=world_size,
             with_rows=self.teacher is not None,
         )
+        _check_shares(loader, drop_short=drop_short)
+        return self._batches(loader, epoch, least=batch_size if drop_short else 1)
+
+    def _batches(self, loader: Loader, epoch: int, *, least: int) -> Iterator[Batch]:
         for step in loader.steps(epoch):
-            for piece in step.micros:
-                keep = np.flatnonzero(piece.weights_I > 0)  # fillers are for lockstep training only
-                if len(keep) == 0:
-                    continue
-                targets = None if self.teacher is None else from_rows(take(piece.rows[self.teacher], keep))
-                yield _batch([piece.items[i] for i in keep], self.pad_token_id, targets)
+            (micro,) = step.micros
+            keep = np.flatnonzero(micro.weights_I > 0)  # fillers are for lockstep training only
+            if step.num_items >= least:
+                targets = None if self.teacher is None else from_rows(take(micro.rows[self.teacher], keep))
+                yield _batch([micro.items[i] for i in keep], self.pad_token_id, targets)
 
     def dataset(self, split: str) -> CacheDataset:
         """A split as a map-style dataset."""
@@ -202,3 +241,19 @@ def open(path: str | Path, *, teacher: str | None = None, pad_token_id: int = 0)
 def _batch(items: Sequence[Item], pad_token_id: int, targets: SparseTargets | None) -> Batch:
     batch = collate(items, pad_token_id=pad_token_id, targets=targets)
     return Batch(inputs=batch.inputs, labels=batch.labels_R, targets=targets, positions=batch.positions_R2)
+
+
+def _check_shares(loader: Loader, *, drop_short: bool) -> None:
+    """Refuse what gives some ranks fewer batches than others: they would wait for each other for ever."""
+    for_others, last = (loader.world_size - 1) * loader.micro_batch_size, loader.world_size - 1
+    short = len(loader.cache.plan.indices(loader.split)) % loader.batch_size
+    if loader.batch_size <= for_others:
+        raise ConfigError(
+            f"batch_size = {loader.batch_size} leaves rank {last} of {loader.world_size} without an item; "
+            f"a multiple of {loader.world_size} gives each rank as many"
+        )
+    if 0 < short <= for_others and not drop_short:
+        raise ConfigError(
+            f"batch_size = {loader.batch_size}: the epoch's short batch has {short} items, and rank {last} of "
+            f"{loader.world_size} none; set drop_short, or choose another batch_size"
+        )

@@ -25,6 +25,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 BUG = 70
 """Exit code of an error that kdcache did not expect (EX_SOFTWARE)."""
+DISK = 74
+"""Exit code where the disk refuses, which no stage foresaw (EX_IOERR)."""
 INTERRUPTED = 130
 
 
@@ -225,16 +227,14 @@ def _first() -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors end in one line and their own exit code."""
-    for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads before fork would only warn
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = cli.main(args=given, prog_name="kdcache", standalone_mode=False, obj=given)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _fail(_usage(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted; the same command continues or starts again", INTERRUPTED)
     except KDCacheError as error:
@@ -242,10 +242,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, e.g. `| head`
         sys.exit(0)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _fail(f"{what}; check the path and the space on its disk, or choose another folder with --out", DISK)
     except Exception as error:
         if os.environ.get("KDCACHE_DEBUG"):
             traceback.print_exc()
         _fail(f"{type(error).__name__}: {error} (not expected; KDCACHE_DEBUG=1 shows where)", BUG)
+
+
+def _usage(error: click.ClickException) -> str:
+    """One line in place of click's three."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else "kdcache"
+    return f"{error.format_message().rstrip('.')}; see {path} --help"
 
 
 def _fail(message: str, code: int) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cache.conftest import build_toy
+from tests.report.conftest import write_grid
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "kdcache"
 LAYERS = "one way through the house"
@@ -126,8 +129,47 @@ def test_the_readme_names_every_top_folder_and_only_what_exists():
     "module", ["kdcache", "kdcache.core.results", "kdcache.cache", "kdcache.metrics", "kdcache.report"]
 )
 def test_reading_results_imports_no_torch(module: str):
-    command = (
-        f"import sys, {module}; print([name for name in ('torch', 'transformers', 'deepspeed') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+    assert heavy_imports(f"import {module}") == "[]"
+
+
+def heavy_imports(code: str) -> str:
+    """Which of the heavy packages a fresh interpreter has loaded after `code`; the last line that it prints."""
+    ask = "import sys; print([n for n in ('torch', 'transformers', 'deepspeed', 'datasets') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{ask}"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def command(*arguments: object) -> str:
+    """Code that runs a command which must succeed."""
+    given = [str(argument) for argument in arguments]
+    run = f"from kdcache.cli import main\ntry:\n    main({given!r})\nexcept SystemExit as end:\n"
+    return f"{run}    assert not end.code, end.code"
+
+
+def test_help_loads_nothing_heavy():
+    assert heavy_imports(command("--help")) == "[]"
+    assert heavy_imports(command("train-student", "--help")) == "[]"
+
+
+def test_compare_loads_no_torch(tmp_path: Path):
+    runs = write_grid(tmp_path / "runs")
+    assert heavy_imports(command("compare", runs, "--out", tmp_path / "report", "--resamples", 100)) == "[]"
+    assert (tmp_path / "report/report.html").is_file()
+
+
+def test_inspecting_a_cache_loads_no_torch(tmp_path: Path):
+    build_toy().dump(tmp_path / "cache")
+    assert heavy_imports(command("inspect", tmp_path / "cache")) == "[]"
+
+
+def test_a_heavy_import_would_be_seen():
+    assert heavy_imports("import transformers") == "['transformers']"
+
+
+@pytest.mark.parametrize("start", [[sys.executable, "-m", "kdcache"], [str(Path(sys.executable).with_name("kdcache"))]])
+def test_the_module_and_the_console_script_show_the_commands_in_order(start: list[str]):
+    done = subprocess.run([*start, "--help"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = re.findall(r"^  (\w[\w-]*) +\S", done.stdout.split("Commands:")[1], flags=re.M)
+    assert shown == ["demo", "train-teacher", "dump-teacher", "train-student", "compare", "inspect"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -12,90 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification
 
 import kdcache
 from kdcache.cli import main
 from kdcache.core.configuration import Loss
 from kdcache.losses.targets import select
-
-WORDS = {"good": ["fine", "great", "nice", "warm"], "bad": ["poor", "awful", "dull", "cold"]}
-
-
-def _write_model(folder: Path) -> None:
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "film", "was", *WORDS["good"], *WORDS["bad"]]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
-    backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    BertModel(
-        BertConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=16,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=32,
-        )
-    ).save_pretrained(folder)
-
-
-def _write_data(folder: Path) -> None:
-    generator = random.Random(0)
-    for split, count in (("train", 64), ("validation", 24), ("test", 24)):
-        lines = []
-        for i in range(count):
-            label = generator.choice(["good", "bad"])
-            text = f"the film was {generator.choice(WORDS[label])} {generator.choice(WORDS[label])}"
-            lines.append(json.dumps({"id": f"{split}{i}", "text": text, "label": label}))
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study whose teacher is trained and dumped."""
-    folder = tmp_path_factory.mktemp("study")
-    _write_model(folder / "base")
-    _write_data(folder)
-    training = {"epochs": 2, "batch_size": 16, "learning_rate": 0.005}
-    run = {
-        "out": str(folder / "out"),
-        "dataset": {
-            "name": "tiny",
-            "task": "classification",
-            "files": {s: str(folder / f"{s}.jsonl") for s in ("train", "validation", "test")},
-            "columns": {"text": "text", "label": "label", "id": "id"},
-            "labels": ["bad", "good"],
-            "max_length": 16,
-        },
-        "models": {
-            "teacher": {"path": str(folder / "base")},
-            "students": {"half": {"path": str(folder / "base"), "layers": 2}},
-        },
-        "teacher": {**training, "evals_per_epoch": 2},
-        "student": {**training, "tau_t": 4},
-    }
-    (folder / "run.yaml").write_text(yaml.safe_dump(run))
-    for command in ("train-teacher", "dump-teacher"):
-        _call(command, str(folder / "run.yaml"), "--device", "cpu")
-    return folder
-
-
-def _call(*arguments: str) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    assert exit_.value.code == 0
+from kdcache.training.launch import free_port
+from tests.tiny import call
 
 
 def test_each_checkpoint_ran_once_over_each_item(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _call("inspect", str(study / "out/cache"), "--json")
+    call("inspect", str(study / "out/cache"), "--json")
     summary = json.loads(capsys.readouterr().out)
     assert summary["teachers"]
     assert all(teacher["forwards_per_item"] == 1 for teacher in summary["teachers"].values())
@@ -105,30 +32,30 @@ def test_each_checkpoint_ran_once_over_each_item(study: Path, capsys: pytest.Cap
 
 def test_students_train_from_the_cache_and_compare(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(study / "run.yaml")
-    _call("train-student", run, "--device", "cpu", "--alpha", "0")
+    call("train-student", run, "--device", "cpu", "--alpha", "0")
     for loss in ("ce", "mse"):
-        _call("train-student", run, "--device", "cpu", "--loss", loss, "--teacher", "t_ll", "--tau-s", "1")
+        call("train-student", run, "--device", "cpu", "--loss", loss, "--teacher", "t_ll", "--tau-s", "1")
     results = sorted((study / "out/students/half").glob("*/result.json"))
     assert len(results) == 3
     for path in results:
         assert json.loads(path.read_text())["counters"]["teacher_forwards"] == 0
     capsys.readouterr()
-    _call("compare", str(study / "out/students"), "--out", str(study / "compare"), "--resamples", "200")
+    call("compare", str(study / "out/students"), "--out", str(study / "compare"), "--resamples", "200")
     assert (study / "compare/report.html").is_file()
     assert "hard labels" in capsys.readouterr().out
 
 
 def test_a_finished_dump_does_nothing_again(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _call("dump-teacher", str(study / "run.yaml"), "--device", "cpu")
+    call("dump-teacher", str(study / "run.yaml"), "--device", "cpu")
     assert "all there already" in capsys.readouterr().out
 
 
 def test_inspect_describes_a_cache_and_a_dataset(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _call("inspect", str(study / "out/cache"))
+    call("inspect", str(study / "out/cache"))
     assert "sealed" in capsys.readouterr().out
     tree = yaml.safe_load((study / "run.yaml").read_text())["dataset"]
     (study / "tiny.yaml").write_text(yaml.safe_dump(tree))
-    _call("inspect", str(study / "tiny.yaml"), "--tokenizer", str(study / "base"))
+    call("inspect", str(study / "tiny.yaml"), "--tokenizer", str(study / "base"))
     assert "64 examples" in capsys.readouterr().out
 
 
@@ -170,31 +97,53 @@ def test_an_unknown_setting_names_the_closest(study: Path, capsys: pytest.Captur
     assert "did you mean student.tau_t?" in capsys.readouterr().err
 
 
-def test_two_processes_and_one_give_the_same_loss_curve(study: Path) -> None:
-    """Same global batch, float32, no dropout in eight steps: the launcher's two ranks against one process."""
-    run, curves = str(study / "run.yaml"), []
-    config = "models.students={plain: {path: %s, layers: 2}}" % (study / "flat")
-    _write_flat(study)
-    for extra in ((), ("--num-procs", "2")):
-        out = study / f"ranks{len(extra)}"
-        command = ["train-student", run, "--device", "cpu", "--loss", "ce", "--set", config, "--out", str(out), *extra]
-        command += ["--cache", str(study / "out/cache")]
-        result = subprocess.run(
-            [sys.executable, "-m", "kdcache", *command], capture_output=True, text=True, check=False
-        )
-        assert result.returncode == 0, result.stderr
-        log = next((out / "students/plain").glob("*/log.jsonl")).read_text().splitlines()
-        curves.append([line["loss"] for line in map(json.loads, log) if line["event"] == "step"])
-    assert len(curves[0]) == 8
-    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+@pytest.fixture(scope="module")
+def flat(study: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`train-student` and its arguments for a student without dropout, whose curve can be compared."""
+    folder = tmp_path_factory.mktemp("flat") / "base"
+    shutil.copytree(study / "base", folder)
+    tree = json.loads((folder / "config.json").read_text())
+    tree |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(tree))
+    config = f"models.students={{plain: {{path: {folder}, layers: 2}}}}"
+    arguments = ["train-student", str(study / "run.yaml"), "--loss", "ce", "--device", "cpu", "--set", config]
+    return [*arguments, "--cache", str(study / "out/cache")]
 
 
-def _write_flat(study: Path) -> None:
-    """The base model without dropout."""
-    shutil.copytree(study / "base", study / "flat")
-    path = study / "flat/config.json"
-    tree = json.loads(path.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    path.write_text(json.dumps(tree))
+def _curve(out: Path) -> list[float]:
+    log = next((out / "students/plain").glob("*/log.jsonl")).read_text().splitlines()
+    return [line["loss"] for line in map(json.loads, log) if line["event"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def one_process(flat: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of one process."""
+    out = tmp_path_factory.mktemp("one")
+    call(*flat, "--out", str(out))
+    return _curve(out)
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    ["kdcache", pytest.param("deepspeed", marks=pytest.mark.slow), pytest.param("torchrun", marks=pytest.mark.slow)],
+)
+def test_the_two_processes_of_every_launcher_give_the_losses_of_one(
+    launcher: str, flat: list[str], one_process: list[float], tmp_path: Path
+) -> None:
+    """The same global batch in float32; ZeRO stages and the rest are in tests/training/test_loop.py."""
+    port = f"{free_port()}"
+    options = {
+        "kdcache": [],
+        "deepspeed": ["--num_gpus", "2", "--master_port", port, "--module", "kdcache"],
+        "torchrun": ["--nproc-per-node", "2", "--master-port", port, "-m", "kdcache"],
+    }[launcher]
+    extra = ["--num-procs", "2"] if launcher == "kdcache" else []
+    command = [str(Path(sys.executable).with_name(launcher)), *options, *flat, *extra, "--out", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(one_process) == 8
+    assert _curve(tmp_path) == pytest.approx(one_process, rel=1e-4)
+    assert result.stdout.count("next: kdcache compare") == 1, "only the first process speaks"
 
 
 def test_a_student_never_opens_a_teachers_weights(study: Path) -> None:
@@ -251,3 +200,23 @@ def test_a_dense_cache_gives_the_losses_of_the_teacher_in_memory(study: Path, lo
         curves.append(losses)
     assert len(curves[0]) == 24
     assert curves[0] == pytest.approx(curves[1], rel=1e-5, abs=1e-7)
+
+
+def test_no_command_shows_progress_bars_or_reports_of_transformers(study: Path, tmp_path: Path) -> None:
+    """In a process that loads transformers before kdcache, where the environment would come too late."""
+    script = (
+        "import sys, transformers\n"
+        "from kdcache.cli import main\n"
+        "for command in ('train-teacher', 'dump-teacher', 'train-student'):\n"
+        "    try:\n"
+        "        main([command, *sys.argv[1:]])\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code\n"
+        "import kdcache.training.models as models\n"
+        "models.load_model(models.ModelSource(path=sys.argv[-1] + '/teacher/selected/t_hs'), 'AutoModel')\n"
+    )
+    arguments = [str(study / "run.yaml"), "--device", "cpu", "--out", str(tmp_path)]
+    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    progress = [line.split("  ")[0] for line in result.stderr.splitlines()]
+    assert progress == ["train-teacher", "dump-teacher t_hs", "train-student half ce t_hs tau 4/4 seed 0"]

@@ -10,7 +10,8 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,16 +71,36 @@ def uids_digest(uids: tuple[str, ...]) -> str:
     return hashlib.sha256("\n".join(uids).encode()).hexdigest()[:16]
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around the writing of a run's file.
+
+    Raises:
+        RunError: the disk is full or refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; free space there, or choose another folder with --out"
+        ) from None
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader finds the whole file or none. NaN is refused: it is not JSON."""
+    """Write JSON so that a reader finds the whole file or none. NaN is refused: it is not JSON.
+
+    Raises:
+        RunError: the disk is full or refuses.
+    """
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with writing(path):
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -88,6 +109,9 @@ def write_run(folder: Path, result: RunResult, evaluations: tuple[Evaluation, ..
     """Write `stats.npz`, then `result.json`.
 
     `stats.npz` holds, for each split, `<split>/uids` (text) and `<split>/<statistic>` (float64 [I, S]).
+
+    Raises:
+        RunError: the disk is full or refuses.
     """
     arrays: dict[str, Any] = {}
     for evaluation in evaluations:
@@ -96,8 +120,9 @@ def write_run(folder: Path, result: RunResult, evaluations: tuple[Evaluation, ..
             arrays[f"{evaluation.split}/{name}"] = values
     temporary = folder / f".stats.{os.getpid()}.tmp.npz"
     try:
-        np.savez_compressed(temporary, **arrays)
-        temporary.replace(folder / "stats.npz")
+        with writing(folder / "stats.npz"):
+            np.savez_compressed(temporary, **arrays)
+            temporary.replace(folder / "stats.npz")
     finally:
         temporary.unlink(missing_ok=True)
     write_json(folder / "result.json", {"format": FORMAT, **plain(result)})
@@ -117,10 +142,10 @@ def read_run(folder: Path) -> RunResult:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(tree, dict) or tree.pop("format", None) != FORMAT:
-            raise RunError(f"{path} is not a kdcache result of format {FORMAT}")
+            raise RunError(f"{path} is not a kdcache result of format {FORMAT}; leave it out, or train the run again")
         return parse(RunResult, tree, where=str(path))
     except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
-        raise RunError(f"{path} is damaged: {error}") from None
+        raise RunError(f"{path} is damaged: {error}; leave it out, or train the run again") from None
 
 
 def read_statistics(

@@ -172,12 +172,13 @@ def _unknown_split(place: str, split: str, known: tuple[str, ...]) -> str:
     return f"{place} names the split {split!r}, which does not exist; splits: {', '.join(known)}"
 
 
-def load_spec(source: Path | Mapping[str, Any], where: str = "") -> DatasetSpec:
+def load_spec(source: Path | Mapping[str, Any], where: str = "", block: str = "") -> DatasetSpec:
     """Read a dataset's description from its YAML file, or from a block of another file.
 
     Args:
         source: the YAML, or a block's content (also `core.config.plain` of a DatasetSpec: a resolved config).
         where: the file's name for messages; default: the path.
+        block: dotted place inside that file, for messages.
 
     Raises:
         ConfigError: no such file, unknown or missing key, wrong type, contradiction.
@@ -188,15 +189,15 @@ def load_spec(source: Path | Mapping[str, Any], where: str = "") -> DatasetSpec:
         base = tree.get("base")
         tree["base"] = str((source.parent / base if isinstance(base, str) else source.parent).resolve())
     if isinstance(tree.get("holdout"), Mapping):
-        tree["holdout"] = {name: _rename_from(block, name, where) for name, block in tree["holdout"].items()}
-    return parse(DatasetSpec, tree, where=where)
+        prefix = f"{block}.holdout" if block else "holdout"
+        tree["holdout"] = {n: _rename_from(cut, f"{prefix}.{n}", where) for n, cut in tree["holdout"].items()}
+    return parse(DatasetSpec, tree, where=where, block=block)
 
 
-def _rename_from(block: Any, name: str, where: str) -> Any:
+def _rename_from(block: Any, place: str, where: str) -> Any:
     """`from` is what a reader of YAML expects, and no name that a Python field can have."""
     if not isinstance(block, Mapping) or "source" in block:
         return block
-    place = f"holdout.{name}"
     check_keys(block, ("from", "count", "fraction", "seed", "stratify"), where=where, block=place)
     if "from" not in block:
         raise ConfigError(f"{where} lacks the setting {place}.from")

@@ -19,7 +19,7 @@ from kdcache.metrics import METRICS, Metric
 
 # I test examples  S statistics of one run
 
-TRACES = ("config.yaml", "log.jsonl", "stats.npz")
+TRACES = ("config.json", "log.jsonl", "stats.npz")
 """Any of these without a `result.json` is a run that has not finished."""
 
 DEPTH = 2

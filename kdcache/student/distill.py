@@ -74,13 +74,14 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any]:
 
     Raises:
         CacheMismatch: with both digests.
+        DataError: no validation split.
         ModelError: a vocabulary that is too small.
     """
     source = file.models.student(planned.name)
     marker = planned.cache.marker
     tokenizer = models.load_tokenizer(source)
     ours = models.tokenizer_digest(tokenizer)
-    splits = [s for s in ("validation", "test") if s in file.dataset.splits]
+    splits = ["validation", *(["test"] if "test" in file.dataset.splits else [])]
     cached_splits = [s for s in file.dataset.splits if s in planned.cache.plan.splits]
     data = prepare(file, tokenizer, encode=splits, digest_of=cached_splits)
     for what, theirs, mine in (
@@ -92,14 +93,22 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any]:
                 f"the cache {planned.cache.root} was dumped with {what} {theirs}, this run has {mine}; dump again, "
                 f"or set student.allow_mismatch: true if you know that they agree"
             )
-    largest = models.largest_id(data.items.values())
-    models.check_vocabulary(models.load_config(source), largest_id=largest, name=f"student {planned.name}")
+    _check_vocabulary(file, planned, data, num_tokens=len(tokenizer))
     if tuple(marker.labels) != tuple(file.dataset.labels):
         raise CacheMismatch(
             f"the cache's classes are {', '.join(marker.labels)}; "
             f"the dataset's YAML has {', '.join(file.dataset.labels)}"
         )
     return data, tokenizer
+
+
+def _check_vocabulary(file: RunFile, planned: Plan, data: Prepared, *, num_tokens: int) -> None:
+    """The student's embedding against the items that are trained on, from the cache, and those scored."""
+    config = models.load_config(file.models.student(planned.name))
+    splits = list(data.items.values())
+    if planned.config.allow_mismatch or getattr(config, "vocab_size", 0) < num_tokens:
+        splits.append(planned.cache.items(planned.cache.plan.indices("train")))  # else the tokenizer vouches for them
+    models.check_vocabulary(config, largest_id=models.largest_id(splits), name=f"student {planned.name}")
 
 
 def _train(

@@ -67,13 +67,13 @@ def plan(file: RunFile, config: StudentConfig) -> Plan:
     """Check a configuration against the cache and name its run folder.
 
     Raises:
-        ConfigError: no such student or teacher.
+        ConfigError: no such student or teacher, or no cache yet.
         CacheError: no sound cache.
         IncompatibleTargets: the cache holds too little for this loss, or no label for alpha < 1.
     """
     name = config.student or _only_student(file.models)
     source = file.models.student(name)
-    cache = Cache.open(config.cache or file.cache_folder)
+    cache = _open_cache(file, config)
     configuration = config.configuration.canonical()
     identity: TeacherIdentity | None = None
     verdict = rule.Verdict(kind="exact")
@@ -115,6 +115,14 @@ def plan(file: RunFile, config: StudentConfig) -> Plan:
 def _content(identity: TeacherIdentity) -> list[str | int]:
     """What of a teacher decides its rows: not its name, which may be another for the same weights."""
     return [identity.weight_digest, identity.store, identity.top_k, identity.dtype]
+
+
+def _open_cache(file: RunFile, config: StudentConfig) -> Cache:
+    if config.cache is None and not file.cache_folder.exists():
+        raise ConfigError(
+            f"no cache in {file.cache_folder}; run kdcache dump-teacher {file.path} first, or name one with --cache"
+        )
+    return Cache.open(config.cache or file.cache_folder)
 
 
 def _only_student(found: ModelsConfig) -> str:

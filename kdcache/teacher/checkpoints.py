@@ -116,7 +116,8 @@ def load_teacher(teacher: Teacher, task: Task, *, largest_id: int, device: torch
     """The checkpoint in eval mode on a device, with its classes checked against the dataset's.
 
     Raises:
-        ModelError: another number of classes, the same classes in another order, a vocabulary that is too small.
+        ModelError: another number of classes, the same classes in another order, no head, a vocabulary that is too
+            small.
     """
     name, source = teacher.identity.name, models.ModelSource(path=str(teacher.folder.resolve()))
     labels = task.settings.labels
@@ -128,6 +129,6 @@ def load_teacher(teacher: Teacher, task: Task, *, largest_id: int, device: torch
             f"teacher {name} has the classes {', '.join(theirs)}; the dataset's YAML has {', '.join(labels)}: "
             f"write labels in the teacher's order, or give a teacher of these classes"
         )
-    model = models.load_model(source, task.auto_class)
+    model = models.load_model(source, task.auto_class, whole=True)
     models.check_vocabulary(model.config, largest_id=largest_id, name=f"teacher {name}")
     return model.to(device=device, dtype=getattr(torch, teacher.identity.dtype))

@@ -17,12 +17,13 @@ from kdcache.cache.codec import concatenate, take
 from kdcache.cache.layout import Marker, chunk_rows_for, make_plan
 from kdcache.cache.plan import Block
 from kdcache.cache.writer import CacheWriter
-from kdcache.core.errors import ConfigError, LaunchError
+from kdcache.core.errors import ConfigError
 from kdcache.core.types import Item, SparseRows
 from kdcache.losses.targets import select, to_rows
 from kdcache.tasks.base import Task
 from kdcache.teacher import checkpoints
 from kdcache.training import evaluate, models
+from kdcache.training.device import choose
 from kdcache.training.log import RunLog
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
 
@@ -102,7 +103,7 @@ def run(file: RunFile, *, teachers: Sequence[str] = (), device: str = "auto") ->
     started = time.monotonic()
     config = file.block("dump", DumpConfig)
     folders = checkpoints.parse_teachers(file, teachers)
-    where = _device(device)
+    where = choose(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     tokenizer, name = checkpoints.shared_tokenizer(folders)
     data = prepare(file, tokenizer, encode=config.splits, digest_of=config.splits)
     ordered = [item for split in config.splits for item in data.items[split]]
@@ -164,14 +165,6 @@ def _open_writer(
     return CacheWriter.open(
         make_folder(file.cache_folder), marker, plan, items=lambda block: ordered[block.start : block.stop]
     )
-
-
-def _device(device: str) -> torch.device:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise LaunchError("--device cuda: this machine shows no CUDA device; use --device cpu, or check the driver")
-    if device != "cpu" and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from kdcache.core.errors import ModelError
@@ -31,11 +32,14 @@ def save(folder: Path, *, model: Any, state: dict[str, Tensor], tokenizer: Any) 
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        model.save_pretrained(temporary, state_dict=state, safe_serialization=True)
+        model.save_pretrained(temporary, state_dict=dict(state), safe_serialization=True)  # it empties what it gets
         tokenizer.save_pretrained(temporary)
         replace_folder(temporary, folder)
-    except OSError as error:
-        raise ModelError(f"cannot write the checkpoint {folder}: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+        why = getattr(error, "strerror", None) or error
+        raise ModelError(
+            f"cannot write the checkpoint {folder}: {why}; free space there, or choose another folder with --out"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -45,7 +49,12 @@ def replace_folder(new: Path, folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
         folder.rename(old)
-    new.rename(folder)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -5,9 +5,11 @@ On a CPU no op is compiled: the shared-memory op is switched off before anything
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -22,8 +24,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import deepspeed
 import deepspeed.ops
+from deepspeed.accelerator import get_accelerator, set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-from kdcache.core.errors import ConfigError, LaunchError
+from kdcache.core.errors import ConfigError
+from kdcache.training.device import choose
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else a 60 s compilation whose kill leaves a lock
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -52,32 +57,40 @@ class World:
     device: torch.device
 
 
-def start(device: str) -> World:
+def start(device: str, *, init_method: str | None = None) -> World:
     """Join the processes that a launcher announced by RANK, WORLD_SIZE, ..., or be the only one.
 
     Args:
         device: `auto` (CUDA if there is one), `cpu` or `cuda`.
+        init_method: where the processes meet, e.g. `file:///shared/rendezvous`; default: MASTER_ADDR, MASTER_PORT.
 
     Raises:
         LaunchError: a device that is not there.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise LaunchError("--device cuda: this machine shows no CUDA device; use --device cpu, or check the driver")
-    cuda = torch.cuda.is_available() and device != "cpu"
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    if cuda:
-        torch.cuda.set_device(local)
+    chosen = choose(device, local_rank=local)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    elif get_accelerator().device_name() != "cpu":
+        set_accelerator(CPU_Accelerator())  # else --device cpu beside a GPU trains on the GPU
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local))
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
     if not torch.distributed.is_initialized():
-        # One process needs no port: a rendezvous file that nobody else knows cannot collide.
-        alone = f"file://{tempfile.mkdtemp(prefix='kdcache-')}/rendezvous" if size == 1 else None
+        if size == 1 and init_method is None:
+            # One process needs no port: a rendezvous file that nobody else knows cannot collide.
+            folder = tempfile.mkdtemp(prefix="kdcache-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            init_method = f"file://{folder}/rendezvous"
         deepspeed.init_distributed(
-            dist_backend="nccl" if cuda else "gloo", init_method=alone, rank=rank, world_size=size, verbose=False
+            dist_backend="nccl" if chosen.type == "cuda" else "gloo",
+            init_method=init_method,
+            rank=rank,
+            world_size=size,
+            verbose=False,
         )
-    return World(rank=rank, size=size, device=torch.device("cuda", local) if cuda else torch.device("cpu"))
+    return World(rank=rank, size=size, device=chosen)
 
 
 def read_user_json(path: Path | None) -> dict[str, Any]:
@@ -100,6 +113,8 @@ def read_user_json(path: Path | None) -> dict[str, Any]:
                 f"{path} sets {key}, which kdcache decides from batch_size, micro_batch_size, learning_rate, "
                 f"max_grad_norm and precision; remove it there"
             )
+    if not isinstance(tree.get("zero_optimization", {}), dict):
+        raise ConfigError(f'{path}: zero_optimization must be an object, e.g. {{"stage": 2}}')
     return tree
 
 
@@ -129,6 +144,9 @@ class EngineSettings:
 def deepspeed_config(settings: EngineSettings, *, world_size: int, cpu: bool) -> dict[str, Any]:
     """The configuration given to DeepSpeed; pure.
 
+    Raises:
+        ConfigError: the user's own settings ask for another ZeRO stage.
+
     Example:
         >>> settings = EngineSettings(micro_batch_size=8, accumulation=2, zero_stage=1, bf16=False, max_grad_norm=1.0,
         ...                           weight_decay=0.1, user={})
@@ -140,6 +158,10 @@ def deepspeed_config(settings: EngineSettings, *, world_size: int, cpu: bool) ->
         zero |= {"reduce_bucket_size": CPU_BUCKET, "allgather_bucket_size": CPU_BUCKET}
     user = dict(settings.user)
     zero |= user.pop("zero_optimization", {})
+    if settings.zero_stage not in (0, zero["stage"]):
+        raise ConfigError(
+            f"zero_stage = {settings.zero_stage}, but the DeepSpeed JSON sets stage {zero['stage']}; give one of them"
+        )
     return {
         "train_batch_size": settings.micro_batch_size * settings.accumulation * world_size,
         "train_micro_batch_size_per_gpu": settings.micro_batch_size,
@@ -162,6 +184,7 @@ class Engine:
         optimizer = torch.optim.AdamW(decay_groups(model, settings.weight_decay), lr=0.0)
         self.world = world
         self.settings = settings
+        self._sharded = config["zero_optimization"]["stage"] == 3
         self._engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
 
     @property
@@ -200,7 +223,7 @@ class Engine:
     def state_dict(self) -> dict[str, Tensor]:
         """All weights on the CPU, gathered from ZeRO-3 shards; the same on every rank."""
         parameters = list(self.module.parameters())
-        with deepspeed.zero.GatheredParameters(parameters, enabled=self.settings.zero_stage == 3):
+        with deepspeed.zero.GatheredParameters(parameters, enabled=self._sharded):
             return {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
 
     def close(self) -> None:

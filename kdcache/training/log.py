@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from kdcache.core.results import writing
+
 PLAIN_SECONDS = 15.0
 """Seconds between two progress lines where the output is not a terminal."""
 
@@ -52,8 +54,9 @@ class RunLog:
         """Append one line: `{"event": ..., "seconds": since the start, ...}`."""
         if self._file is not None:
             line = {"event": event, "seconds": self.elapsed, **values}
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            self._file.flush()
+            with writing(Path(self._file.name)):
+                self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                self._file.flush()
 
     def progress(self, done: int, total: int, **values: float) -> None:
         """Show how far it is: rewritten in place on a terminal, else a line now and then."""
@@ -80,6 +83,7 @@ class RunLog:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            with writing(Path(self._file.name)):
+                self._file.close()
         if kind is not None and self._terminal and self._stream is not None:
             self._stream.write("\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,11 @@ import transformers
 
 from kdcache.core.errors import ConfigError, ModelError
 from kdcache.core.types import Item
+
+# A training has one progress line, its own, and every one begins with a fresh head, of which transformers would warn.
+transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+if "TRANSFORMERS_VERBOSITY" not in os.environ:
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,24 +118,31 @@ def load_tokenizer(source: ModelSource) -> Any:
         raise ModelError(f"cannot load a tokenizer from {path}: {_one_line(error)}") from None
 
 
-def load_model(source: ModelSource, auto_class: str, **kwargs: Any) -> Any:
+def load_model(source: ModelSource, auto_class: str, *, whole: bool = False, **kwargs: Any) -> Any:
     """A model in float32 and eval mode, its task head fresh where the checkpoint has none.
 
     Args:
         source: the checkpoint.
         auto_class: e.g. `AutoModelForSequenceClassification`; the task names it.
+        whole: refuse a checkpoint that lacks any weight: what would be filled in is random.
         kwargs: `num_labels`, ... for its configuration.
 
     Raises:
-        ModelError: it cannot be loaded, or its head has other classes.
+        ModelError: it cannot be loaded, its head has other classes, or it is not whole.
     """
     path = resolve(source.path)
     try:
-        model = getattr(transformers, auto_class).from_pretrained(
-            path, revision=source.revision or "main", dtype=torch.float32, **kwargs
+        model, report = getattr(transformers, auto_class).from_pretrained(
+            path, revision=source.revision or "main", dtype=torch.float32, output_loading_info=True, **kwargs
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot load {auto_class} from {path}: {_one_line(error)}") from None
+    missing = sorted(report["missing_keys"])
+    if whole and missing:
+        raise ModelError(
+            f"{path} lacks {len(missing)} weights of {auto_class}, the first {missing[0]}; they would be random: "
+            f"give a checkpoint that was fine-tuned for the task, e.g. by kdcache train-teacher"
+        )
     return model.eval()
 
 

@@ -34,6 +34,7 @@ class RunFile:
         models: teacher and students.
         blocks: stage -> its settings, not yet parsed: the stage knows its own.
         data_root: where relative data paths start; null: at the dataset's YAML.
+        changed: whether the command line changed settings, for messages.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class RunFile:
     models: ModelsConfig
     blocks: Mapping[str, Any] = field(default_factory=dict)
     data_root: Path | None = None
+    changed: bool = False
 
     @property
     def teacher_folder(self) -> Path:
@@ -64,7 +66,7 @@ class RunFile:
         Raises:
             ConfigError: unknown key, wrong type.
         """
-        return config.parse(cls, self.blocks.get(name) or {}, where=str(self.path), block=name)
+        return config.parse(cls, self.blocks.get(name) or {}, where=_where(self.path, self.changed), block=name)
 
 
 def load_run(
@@ -97,15 +99,29 @@ def load_run(
     tree["dataset"].setdefault("base", str(places["dataset"].parent.resolve()))
     tree = config.override(tree, overrides)
     config.check_keys(tree, KEYS, where="--set")
-    block = "" if places["models"] != path else "models"
+    changed = bool(overrides)
+    blocks = {name: name if places[name] == path else "" for name in places}
+    where = {name: _where(place, changed) for name, place in places.items()}
     return RunFile(
         path=path,
-        out=out or Path(str(tree.get("out", f"runs/{path.stem}"))),
-        dataset=load_spec(tree["dataset"], where=str(places["dataset"])),
-        models=config.parse(ModelsConfig, tree["models"], where=str(places["models"]), block=block),
+        out=out or _out(tree.get("out", f"runs/{path.stem}"), where=_where(path, changed)),
+        dataset=load_spec(tree["dataset"], where=where["dataset"], block=blocks["dataset"]),
+        models=config.parse(ModelsConfig, tree["models"], where=where["models"], block=blocks["models"]),
         blocks={name: tree[name] for name in KEYS[3:] if name in tree},
         data_root=data_root_or_environment(data_root),
+        changed=changed,
     )
+
+
+def _where(path: Path, changed: bool) -> str:
+    """What a message about a setting names: it may stand in the file or on the command line."""
+    return f"{path} (with the command line's changes)" if changed else str(path)
+
+
+def _out(value: Any, *, where: str) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"out in {where} is {value!r}; allowed: the path of a folder")
+    return Path(value)
 
 
 def data_root_or_environment(given: Path | None) -> Path | None:

@@ -50,7 +50,7 @@ def test_unfinished_runs_beside_finished_ones_are_named(run_writer, tmp_path):
     (tmp_path / "runs" / "open").mkdir()
     (tmp_path / "runs" / "open" / "log.jsonl").write_text("{}\n")
     (tmp_path / "runs" / ".hidden").mkdir()
-    (tmp_path / "runs" / ".hidden" / "config.yaml").write_text("")
+    (tmp_path / "runs" / ".hidden" / "config.json").write_text("")
     assert find_runs([tmp_path / "runs"]) == ((done,), (tmp_path / "runs" / "open",))
 
 
@@ -62,7 +62,7 @@ def test_no_folder_a_missing_folder_and_an_unfinished_run_are_refused(tmp_path):
         f"{tmp_path}/x is not a folder; give run folders, or a folder that holds them"
     )
     (tmp_path / "open").mkdir()
-    (tmp_path / "open" / "config.yaml").write_text("a: 1\n")
+    (tmp_path / "open" / "config.json").write_text("a: 1\n")
     assert refusal(find_runs, [tmp_path / "open"]) == (
         f"{tmp_path}/open has no result.json: the run has not finished; let it finish, or leave it out"
     )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kdcache.metrics import METRICS
 from kdcache.report.stats import gain_percent, interval, resampled_scores
+from tests.report.conftest import f1_statistics
 
 F1, ACCURACY = METRICS["f1_binary"], METRICS["accuracy"]
 
@@ -20,14 +21,7 @@ def f1_runs(num_examples: int, num_runs: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     labels = rng.integers(2, size=(num_examples, 1))
     predicted = np.where(rng.random((num_examples, num_runs)) < 0.8, labels, 1 - labels)
-    columns = []
-    for c in (0, 1):
-        columns += [
-            (labels == c) & (predicted == c),
-            (labels != c) & (predicted == c),
-            (labels == c) & (predicted != c),
-        ]
-    return np.stack(columns, axis=2).astype(np.float64)
+    return np.stack([f1_statistics(labels[:, 0], predicted[:, r]) for r in range(num_runs)], axis=1)
 
 
 def test_resampled_scores_equal_a_naive_loop_over_the_same_draws():

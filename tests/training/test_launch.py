@@ -50,3 +50,15 @@ def test_a_launcher_is_needed_for_several_processes_and_only_once():
 
 def test_a_free_port_is_a_port():
     assert 0 < launch.free_port() < 65536
+
+
+@pytest.mark.slow
+def test_the_exit_code_of_failing_processes_comes_back(capfd):
+    code = launch.run(Launch(device="cpu", num_procs=2), ["no-such-command", "--num-procs", "2"], gpus_here=0)
+    assert code != 0
+    assert "No such command 'no-such-command'" in capfd.readouterr().err
+
+
+def test_nothing_starts_where_the_processes_cannot_be_had():
+    with pytest.raises(LaunchError, match=r"^--num-gpus 2: this machine shows 0 CUDA devices; use --device cpu"):
+        launch.run(Launch(num_gpus=2), [], gpus_here=0)

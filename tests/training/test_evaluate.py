@@ -1,0 +1,48 @@
+"""Predictions do not depend on how many ranks share them, nor on the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kdcache.core.types import Item
+from kdcache.training import evaluate
+from kdcache.training.engine import Engine, World
+from kdcache.training.loop import engine_settings
+from tests.ranks import run_ranks
+from tests.training import small
+
+
+def predict(world: World, items: Sequence[Item], stage: int, batch_size: int) -> list[NDArray[np.float32]]:
+    engine = Engine(small.build_bert(), engine_settings(small.settings_of(zero_stage=stage), world), world)
+    engine.train(False)
+    return evaluate.predict(engine.forward, items, task=small.TASK, batch_size=batch_size, pad_token_id=0, world=world)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+@pytest.mark.parametrize("stage", [0, 3])
+def test_one_and_two_ranks_give_the_same_logits_and_the_same_score_on_every_rank(count: int, stage: int):
+    items = small.build_items(count)
+    alone = run_ranks(predict, items, 0, 3, size=1)[0]
+    both = run_ranks(predict, items, stage, 2, size=2)
+    for logits in both:
+        np.testing.assert_allclose(np.concatenate(logits), np.concatenate(alone), rtol=1e-5, atol=1e-6)
+    scores = [evaluate.score(items, logits, task=small.TASK, split="test") for logits in (alone, *both)]
+    wanted = evaluate.plain_scores(scores[0])
+    assert list(wanted) == ["f1_binary", "f1_macro", "f1_weighted", "accuracy", "nll", "brier", "ece"]
+    for score in scores[1:]:
+        assert evaluate.plain_scores(score) == pytest.approx(wanted, rel=1e-5)
+        assert evaluate.digest(score) == evaluate.digest(scores[0])
+
+
+def test_batches_hold_items_of_like_length_longest_first():
+    items = small.build_items(20)
+    batches = evaluate.length_batches(items, 6)
+    assert [len(batch) for batch in batches] == [6, 6, 6, 2]
+    flat = [i for batch in batches for i in batch]
+    assert sorted(flat) == list(range(20))
+    lengths = [items[i].num_tokens for i in flat]
+    assert lengths == sorted(lengths, reverse=True)
