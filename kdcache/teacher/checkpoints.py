@@ -13,6 +13,7 @@ from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import CacheMismatch, ConfigError, ModelError
 from kdcache.core.types import NUM_ATOMS
 from kdcache.tasks.base import Task
+from kdcache.teacher.settings import CODECS, DumpConfig
 from kdcache.teacher.finetune import ROLES, read_result
 from kdcache.training import checkpoint, models
 from kdcache.training.run import RunFile
@@ -51,19 +52,19 @@ def parse_teachers(file: RunFile, given: Sequence[str]) -> dict[str, Path]:
     return teachers
 
 
-def identify(
-    file: RunFile, folders: Mapping[str, Path], *, store: str, top_k: int, num_classes: int, dtype: str
-) -> list[Teacher]:
+def identify(file: RunFile, folders: Mapping[str, Path], config: DumpConfig, *, num_classes: int) -> list[Teacher]:
     """The checkpoints by their weights: those with equal weights are one teacher with several names.
 
     Args:
         file: the study, whose `train-teacher` may know a checkpoint's scores.
         folders: name -> checkpoint.
-        store: what is kept of a row.
-        top_k: classes kept of a row.
+        config: what is kept of a row, and what the teacher runs in.
         num_classes: the largest V of any row.
-        dtype: what the teacher runs in.
+
+    Returns:
+        Identities whose `hidden_size` is 0: the checkpoint is not loaded yet.
     """
+    codec, top_k = config.kept(num_classes)
     trained = read_result(file.teacher_folder)
     teachers: dict[str, Teacher] = {}
     for name, folder in folders.items():
@@ -82,11 +83,14 @@ def identify(
             weight_digest=weights,
             role=name if known else "user",
             score={} if record is None else {n: getattr(record, n) for n in names},
-            store=store,
+            store=config.store,
+            codec=codec,
+            compressor=config.compressor,
             top_k=top_k,
-            num_atoms=0 if top_k >= num_classes else NUM_ATOMS,
+            top_p=config.top_p,
+            num_atoms=NUM_ATOMS if codec in CODECS["topk"] else 0,
             num_classes=num_classes,
-            dtype=dtype,
+            dtype=config.dtype,
         )
         teachers[weights] = Teacher(identity=identity, folder=folder)
     return list(teachers.values())

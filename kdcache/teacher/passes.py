@@ -1,0 +1,140 @@
+"""One checkpoint over its pending blocks: forward, selection, and encoding and writing in a thread meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcache.cache.catalog import read_teacher, teacher_names
+from kdcache.cache.codecs.frequency import id_table
+from kdcache.cache.layout import TeacherIdentity
+from kdcache.cache.plan import Block
+from kdcache.cache.ragged import concatenate, take
+from kdcache.cache.writer import CacheWriter
+from kdcache.core.types import Item, Rows
+from kdcache.teacher.checkpoints import Teacher
+from kdcache.teacher.stores import Job, Runner, tables_of
+from kdcache.training.log import RunLog
+
+Part = tuple[list[int], Rows]
+"""Indices of a batch's items within their block, and their rows."""
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A block whose first batch ran before the teacher was added."""
+
+    block: str
+    first: Part
+    others: Iterator[Part]
+
+
+class Pass:
+    """A checkpoint's pass over this process's share of the blocks.
+
+    Args:
+        writer: of the cache.
+        teacher: the checkpoint; loaded only where there is work.
+        job: what is the same for all teachers.
+        log: progress.
+        share: of the pending blocks, e.g. `slice(rank, None, world_size)`.
+    """
+
+    def __init__(self, writer: CacheWriter, teacher: Teacher, job: Job, log: RunLog, *, share: slice) -> None:
+        self._writer, self._teacher, self._job, self._log, self._share = writer, teacher, job, log, share
+        self._name = teacher.identity.name
+        self._runner: Runner | None = None
+        self._begun: _Begun | None = None
+        self._done = 0
+
+    def run(self) -> int:
+        """Add the teacher, fill the blocks.
+
+        Returns:
+            Forward passes done, in items; 0 where nothing was pending.
+
+        Raises:
+            KDCacheError: the teacher does not fit the data, the cache or its store.
+        """
+        self._log.restart(f"dump-teacher {self._name}")
+        self._add_teacher()
+        pending = self._writer.pending(self._name)[self._share]
+        if self._begun is not None and (not pending or pending[0].name != self._begun.block):
+            self._done += len(self._begun.first[0])  # the block is another process's
+            self._begun.others.close()  # type: ignore[attr-defined]
+            self._begun = None
+        total = sum(block.num_items for block in pending)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            writing: Future[None] | None = None
+            for block in pending:
+                parts = []
+                for indices, rows in self._parts(block):
+                    parts.append((indices, rows))
+                    self._done += len(indices)
+                    self._log.progress(self._done, total, items_per_second=self._done / max(self._log.lap, 1e-9))
+                if writing is not None:
+                    writing.result()
+                writing = pool.submit(self._writer.write_rows, self._name, block, _in_order(parts))
+            if writing is not None:
+                writing.result()
+        return self._done
+
+    def _add_teacher(self) -> None:
+        """Say whose rows follow, and what they share.
+
+        The size of the head and the mean of int8 come from the first batch of the plan, whoever runs it. Its outputs
+        are kept, so that no item runs twice. Where the cache has them already, no model is needed.
+        """
+        identity, there = self._teacher.identity, self._published()
+        if identity.store == "topk":
+            self._writer.add_teacher(identity, shared=_id_table(identity, self._job.items))
+        elif there is not None:
+            self._writer.add_teacher(replace(identity, hidden_size=there.hidden_size))
+        else:
+            block = self._writer.plan.blocks[0]
+            others = self._loaded().rows(self._items(block))
+            self._begun = _Begun(block.name, next(others), others)
+            self._writer.add_teacher(
+                replace(identity, hidden_size=self._loaded().hidden_size),
+                shared=tables_of(self._begun.first[1], codec=identity.codec),
+                head=self._loaded().head_arrays(),
+            )
+
+    def _published(self) -> TeacherIdentity | None:
+        """The identity that the cache has under this name."""
+        root = self._writer.root
+        return read_teacher(root, self._name) if self._name in teacher_names(root) else None
+
+    def _loaded(self) -> Runner:
+        if self._runner is None:
+            hidden = self._teacher.identity.store == "hidden"
+            self._runner = Runner(self._teacher, self._job, with_hidden=hidden)
+        return self._runner
+
+    def _items(self, block: Block) -> Sequence[Item]:
+        return self._job.items[block.start : block.stop]
+
+    def _parts(self, block: Block) -> Iterator[Part]:
+        """The batches of a block, each forward once."""
+        if self._begun is None:
+            yield from self._loaded().rows(self._items(block))
+            return
+        begun, self._begun = self._begun, None
+        yield begun.first
+        yield from begun.others
+
+
+def _id_table(identity: TeacherIdentity, items: Sequence[Item]) -> Mapping[str, NDArray[Any]]:
+    """Codec compact numbers classes by how often they occur in the items."""
+    return {"id_table": id_table(items, identity.num_classes)} if identity.codec == "compact" else {}
+
+
+def _in_order(parts: Sequence[Part]) -> Rows:
+    """Rows of batches, back in the order of the block's items."""
+    order = np.argsort(np.concatenate([indices for indices, _ in parts]), kind="stable")
+    return take(concatenate([rows for _, rows in parts]), order)
