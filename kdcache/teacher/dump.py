@@ -7,21 +7,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from kdcache.cache.layout import Marker, chunk_rows_for, make_plan
+from kdcache.cache.layout import Marker
 from kdcache.cache.writer import CacheWriter
-from kdcache.core.errors import LaunchError
-from kdcache.core.types import Item
-from kdcache.teacher import checkpoints
+from kdcache.teacher.checkpoints import Teacher
+from kdcache.teacher.opening import Opening, open_study
 from kdcache.teacher.passes import Pass
 from kdcache.teacher.settings import DumpConfig
-from kdcache.teacher.stores import Job
 from kdcache.training import models
 from kdcache.training.log import RunLog
-from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
+from kdcache.training.run import RunFile, make_folder
 
 __all__ = ["DumpConfig", "DumpResult", "run"]
 
@@ -74,66 +69,49 @@ def run(file: RunFile, *, teachers: Sequence[str] = (), device: str = "auto") ->
         KDCacheError: bad settings; a cache of other data; a teacher that does not fit the dataset.
     """
     started = time.monotonic()
-    config = file.block("dump", DumpConfig)
-    folders = checkpoints.parse_teachers(file, teachers)
-    where = _device(device)
-    tokenizer, name = checkpoints.shared_tokenizer(folders)
-    data = prepare(file, tokenizer, encode=config.splits, digest_of=config.splits)
-    ordered = [item for split in config.splits for item in data.items[split]]
-    num_classes = max(int(item.classes_R.max()) for item in ordered)
-    found = checkpoints.identify(file, folders, config, num_classes=num_classes)
-    writer = _open_writer(file, config, data, ordered, tokenizer=tokenizer, name=name)
+    opening = open_study(file, teachers=teachers, device=device)
+    job = opening.job
+    writer = _open_writer(file, opening)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     for block in writer.pending_items()[rank::size]:
-        writer.write_items(block, ordered[block.start : block.stop])
+        writer.write_items(block, job.items[block.start : block.stop])
     forwards = {}
-    job = Job(config=config, task=data.task, items=ordered, device=where, pad_token_id=pad_token_id(tokenizer))
     log_folder = make_folder(file.out / "dump") if rank == 0 else None
     with RunLog(log_folder, label="dump-teacher", append=True) as log:
-        for teacher in found:
+        for teacher in opening.teachers:
             forwards[teacher.identity.name] = Pass(writer, teacher, job, log, share=slice(rank, None, size)).run()
-        log.write("dump", forwards=forwards, items=len(ordered), teachers=[t.identity.name for t in found])
-    signature = _seal(writer, found)
+        log.write("dump", forwards=forwards, items=len(job.items), teachers=list(forwards))
+    signature = _seal(writer, opening.teachers)
     return DumpResult(
         folder=file.cache_folder,
         forwards=forwards,
-        num_items=len(ordered),
+        num_items=len(job.items),
         signature=signature,
         sealed=bool(signature),
-        num_truncated=data.num_truncated,
+        num_truncated=opening.data.num_truncated,
         seconds=round(time.monotonic() - started, 2),
     )
 
 
-def _seal(writer: CacheWriter, found: Sequence[checkpoints.Teacher]) -> str:
+def _seal(writer: CacheWriter, found: Sequence[Teacher]) -> str:
     """The sealed cache's signature; empty while other processes still write."""
     if writer.pending_items() or any(writer.pending(t.identity.name) for t in found):
         return ""
     return writer.seal().signature
 
 
-def _open_writer(
-    file: RunFile, config: DumpConfig, data: Prepared, ordered: Sequence[Item], *, tokenizer: Any, name: str
-) -> CacheWriter:
+def _open_writer(file: RunFile, opening: Opening) -> CacheWriter:
     """The cache of these items, new or continued."""
+    items = opening.job.items
     marker = Marker(
         dataset_name=file.dataset.name,
-        dataset_digest=data.digest,
-        task=data.task.name,
-        tokenizer_name=name,
-        tokenizer_digest=models.tokenizer_digest(tokenizer),
+        dataset_digest=opening.data.digest,
+        task=opening.data.task.name,
+        tokenizer_name=opening.tokenizer_name,
+        tokenizer_digest=models.tokenizer_digest(opening.tokenizer),
         labels=file.dataset.labels,
-        chunk_rows=chunk_rows_for(ordered),
+        chunk_rows=opening.chunk_rows,
     )
-    plan = make_plan(data.items, block_tokens=config.block_tokens, chunk_rows=marker.chunk_rows)
     return CacheWriter.open(
-        make_folder(file.cache_folder), marker, plan, items=lambda block: ordered[block.start : block.stop]
+        make_folder(file.cache_folder), marker, opening.plan(), items=lambda block: items[block.start : block.stop]
     )
-
-
-def _device(device: str) -> torch.device:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise LaunchError("--device cuda: this machine shows no CUDA device; use --device cpu, or check the driver")
-    if device != "cpu" and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcache.cache.catalog import read_teacher, teacher_names
-from kdcache.cache.codecs.frequency import id_table
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.plan import Block
 from kdcache.cache.ragged import concatenate, take
 from kdcache.cache.writer import CacheWriter
-from kdcache.core.types import Item, Rows
+from kdcache.core.types import HiddenRows, Item, Rows
 from kdcache.teacher.checkpoints import Teacher
-from kdcache.teacher.stores import Job, Runner, tables_of
+from kdcache.teacher.stores import Job, Runner, shared_tables
 from kdcache.training.log import RunLog
 
 Part = tuple[list[int], Rows]
@@ -31,7 +30,7 @@ class _Begun:
 
     block: str
     first: Part
-    others: Iterator[Part]
+    others: Generator[Part, None, None]
 
 
 class Pass:
@@ -66,7 +65,7 @@ class Pass:
         pending = self._writer.pending(self._name)[self._share]
         if self._begun is not None and (not pending or pending[0].name != self._begun.block):
             self._done += len(self._begun.first[0])  # the block is another process's
-            self._begun.others.close()  # type: ignore[attr-defined]
+            self._begun.others.close()
             self._begun = None
         total = sum(block.num_items for block in pending)
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -92,7 +91,7 @@ class Pass:
         """
         identity, there = self._teacher.identity, self._published()
         if identity.store == "topk":
-            self._writer.add_teacher(identity, shared=_id_table(identity, self._job.items))
+            self._writer.add_teacher(identity, shared=self._tables(None))
         elif there is not None:
             self._writer.add_teacher(replace(identity, hidden_size=there.hidden_size))
         else:
@@ -101,9 +100,18 @@ class Pass:
             self._begun = _Begun(block.name, next(others), others)
             self._writer.add_teacher(
                 replace(identity, hidden_size=self._loaded().hidden_size),
-                shared=tables_of(self._begun.first[1], codec=identity.codec),
+                shared=self._tables(self._begun.first[1]),
                 head=self._loaded().head_arrays(),
             )
+
+    def _tables(self, first: Rows | None) -> dict[str, NDArray[Any]]:
+        identity = self._teacher.identity
+        return shared_tables(
+            identity.codec,
+            items=self._job.items,
+            num_classes=identity.num_classes,
+            hidden_RD=first.hidden if isinstance(first, HiddenRows) else None,
+        )
 
     def _published(self) -> TeacherIdentity | None:
         """The identity that the cache has under this name."""
@@ -127,11 +135,6 @@ class Pass:
         begun, self._begun = self._begun, None
         yield begun.first
         yield from begun.others
-
-
-def _id_table(identity: TeacherIdentity, items: Sequence[Item]) -> Mapping[str, NDArray[Any]]:
-    """Codec compact numbers classes by how often they occur in the items."""
-    return {"id_table": id_table(items, identity.num_classes)} if identity.codec == "compact" else {}
 
 
 def _in_order(parts: Sequence[Part]) -> Rows:

@@ -5,7 +5,7 @@ R rows  V classes  D hidden size
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdcache.cache.tables import id_table
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.types import IGNORE, HiddenRows, Item, Rows
 from kdcache.losses.targets import CHUNK_ELEMENTS, select, to_rows
@@ -88,7 +89,7 @@ class Runner:
         """The head as a cache holds it; empty if it was not asked for."""
         return {} if self.head is None else dict(heads.to_arrays(self.head.head))
 
-    def outputs(self, items: Sequence[Item]) -> Iterator[Outputs]:
+    def outputs(self, items: Sequence[Item]) -> Generator[Outputs, None, None]:
         """Each item through the teacher once, in batches of like length, longest first."""
         config, task = self.job.config, self.job.task
         with ExitStack() as stack:
@@ -116,7 +117,7 @@ class Runner:
                     rows_per_item=np.array([items[i].num_rows for i in indices], dtype=np.int64),
                 )
 
-    def rows(self, items: Sequence[Item]) -> Iterator[tuple[list[int], Rows]]:
+    def rows(self, items: Sequence[Item]) -> Generator[tuple[list[int], Rows], None, None]:
         """Each batch of items once, as the rows of the configured store."""
         config = self.job.config
         for outputs in self.outputs(items):
@@ -179,12 +180,23 @@ def log_partition(logits_RV: Tensor, labels_R: Tensor, num_classes_R: Tensor) ->
     return lse_R, torch.where(labelled_R, gold_R, torch.nan)
 
 
-def tables_of(first: Rows, *, codec: str) -> dict[str, NDArray[Any]]:
-    """What all hidden rows of a teacher share, from the rows of its first batch.
+def shared_tables(
+    codec: str, *, items: Sequence[Item], num_classes: int, hidden_RD: NDArray[np.float32] | None = None
+) -> dict[str, NDArray[Any]]:
+    """What all rows of a teacher share; empty for most codecs.
 
-    int8 stores the difference to a mean vector, rotated: `mean` float32 [D] and `rotation_seed` int64 [1].
+    compact numbers classes by how often they occur in the items: `id_table`. int8 keeps a vector's difference to a
+    mean, rotated: `mean` float32 [D] and `rotation_seed` int64 [1].
+
+    Args:
+        codec: of the rows.
+        items: of the cache.
+        num_classes: the largest V of any row.
+        hidden_RD: what entered the head in the first batch; for int8.
     """
-    if codec != "int8" or not isinstance(first, HiddenRows):
-        return {}
-    mean_D = first.hidden.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return {"mean": mean_D, "rotation_seed": np.array([ROTATION_SEED], dtype=np.int64)}
+    if codec == "compact":
+        return {"id_table": id_table(items, num_classes=num_classes)}
+    if codec == "int8" and hidden_RD is not None:
+        mean_D = hidden_RD.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return {"mean": mean_D, "rotation_seed": np.array([ROTATION_SEED], dtype=np.int64)}
+    return {}
