@@ -79,8 +79,8 @@ def recommendation(report: Report) -> tuple[str, ...]:
     name, cost = chosen.variant.label, f"{chosen.bytes_per_row:,.0f} bytes a row"
     if chosen.variant.codec == "dense":
         return (
-            f"dense: exact. All {report.num_classes:,} classes of a row are kept, in {cost}: any loss at any temperature "
-            f"is what it would be with the teacher in memory.",
+            f"dense: exact. All {report.num_classes:,} classes of a row are kept, in {cost}: any loss at any "
+            f"temperature is what it would be with the teacher in memory.",
         )
     bad = _beyond(report, chosen)
     enough = [store for store in report.stores if store.worst <= report.tolerance]
@@ -124,8 +124,8 @@ def text(report: Report) -> str:
     student = report.student
     who = f"student {student.name}" if student.noise is None else f"noise of {student.noise:.2f} nats on the logits"
     head = [
-        f"fidelity  {report.dataset}, teacher {report.teacher}: {report.num_items:,} items, {report.num_rows:,} rows of "
-        f"up to {report.num_classes:,} classes",
+        f"fidelity  {report.dataset}, teacher {report.teacher}: {report.num_items:,} items, {report.num_rows:,} rows "
+        f"of up to {report.num_classes:,} classes",
         f"student   {who}: mean KL {student.kl:.2f} nats, same first class on {100 * student.agreement:.0f} % of rows",
         "",
         "relative error of the gradient, loss tau_t/tau_s (~ only with allow_approximate: true)",

@@ -13,8 +13,8 @@ from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import CacheMismatch, ConfigError, ModelError
 from kdcache.core.types import NUM_ATOMS
 from kdcache.tasks.base import Task
-from kdcache.teacher.settings import CODECS, DumpConfig
 from kdcache.teacher.finetune import ROLES, read_result
+from kdcache.teacher.settings import CODECS, DumpConfig
 from kdcache.training import checkpoint, models
 from kdcache.training.run import RunFile
 

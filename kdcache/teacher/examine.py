@@ -1,8 +1,9 @@
-"""`kdcache dump-teacher --fidelity N`: what each store loses on a sample of the user's own items. Nothing is written."""
+"""`kdcache dump-teacher --fidelity N`: what each store loses on a sample of the user's items; nothing is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,20 +15,20 @@ from kdcache.core.errors import ConfigError, ModelError
 from kdcache.core.types import Item
 from kdcache.losses.head import Head
 from kdcache.teacher.advice import Report, Student
-from kdcache.teacher.fidelity import Sample, kl, measure, noise_scale, noisy_student
+from kdcache.teacher.fidelity import Sample, agreement, kl, measure, noise_scale, noisy_student
 from kdcache.teacher.opening import Opening, open_study, try_head
 from kdcache.teacher.roundtrip import Tables, variants
 from kdcache.teacher.settings import DumpConfig, FidelityConfig, parse_grid
 from kdcache.teacher.stores import Outputs, Runner, shared_tables
 from kdcache.training import evaluate, models
-from kdcache.training.models import StudentSource
 from kdcache.training.run import RunFile
 
 MAX_ROWS = 1024
 """Rows compared; of longer items, rows spread evenly."""
 
-BuildStudent = Callable[[StudentSource, str, int, dict[str, Any]], Any]
-"""(source, auto class, seed, settings of its head) -> model: the student stage's, which the caller brings."""
+BuildStudent = Callable[..., Any]
+"""`student.skip_layers.build`: (source, auto class, *, seed, settings of its head) -> model. The caller brings it,
+since the stages of teacher and student know nothing of each other."""
 
 
 @dataclass(slots=True)
@@ -70,15 +71,14 @@ def run(
     teacher, items = opening.teachers[0], _chosen(opening.job.items, num_items, seed=asked.seed)
     runner, reason = try_head(teacher, opening.job, items[0])
     model = None if asked.student is None else _student(file, opening, asked, build_student)
-    first = next(_outputs(runner, items, opening))
+    with closing(_outputs(runner, items, opening)) as batches:
+        first = next(batches)
     hidden = None if first.hidden_RD is None else first.hidden_RD.cpu().numpy()
     compared = variants(opening.config, num_classes=opening.num_classes, hidden_size=runner.hidden_size)
     if compared[0].store == "hidden" and reason:
         raise ModelError(reason)
     tables: dict[str, Tables] = {
-        v.codec: shared_tables(
-            v.codec, items=opening.job.items, num_classes=opening.num_classes, hidden_RD=hidden
-        )
+        v.codec: shared_tables(v.codec, items=opening.job.items, num_classes=opening.num_classes, hidden_RD=hidden)
         for v in {v.codec: v for v in compared}.values()
     }
     seen = _Seen()
@@ -132,7 +132,7 @@ def _chosen(items: Sequence[Item], count: int, *, seed: int) -> list[Item]:
 
 def _student(file: RunFile, opening: Opening, asked: FidelityConfig, build: BuildStudent) -> Any:
     source = file.models.student(str(asked.student))
-    model = build(source, opening.job.task.auto_class, asked.seed, opening.job.task.model_kwargs())
+    model = build(source, opening.job.task.auto_class, seed=asked.seed, **opening.job.task.model_kwargs())
     largest = models.largest_id([opening.job.items])
     models.check_vocabulary(model.config, largest_id=largest, name=f"student {asked.student}")
     return model.eval().to(opening.job.device)
@@ -142,7 +142,7 @@ def _head(runner: Runner) -> Head | None:
     return None if runner.head is None else runner.head.head.to(runner.job.device)
 
 
-def _outputs(runner: Runner, items: Sequence[Item], opening: Opening) -> Iterator[Outputs]:
+def _outputs(runner: Runner, items: Sequence[Item], opening: Opening) -> Generator[Outputs, None, None]:
     """The teacher's outputs with at most `MAX_ROWS` rows in all, each its own item, cut to the true V."""
     per_item = max(1, MAX_ROWS // len(items))
     for outputs in runner.outputs(items):
@@ -187,9 +187,8 @@ def _samples(
             student_RV = noisy_student(outputs.logits_RV, scale=seen.noise or 0.0, generator=generator)
         else:
             student_RV = next(theirs)
-        divergence_R = kl(outputs.logits_RV, student_RV, outputs.num_classes_R)
-        seen.kl += divergence_R.tolist()
-        seen.agree += (outputs.logits_RV.argmax(dim=1) == student_RV.argmax(dim=1)).float().tolist()
+        seen.kl += kl(outputs.logits_RV, student_RV, outputs.num_classes_R).tolist()
+        seen.agree += agreement(outputs.logits_RV, student_RV, outputs.num_classes_R).tolist()
         yield Sample(outputs=outputs, student_RV=student_RV)
 
 

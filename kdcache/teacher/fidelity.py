@@ -19,7 +19,7 @@ from kdcache.core.configuration import Configuration
 from kdcache.core.types import PackedRows
 from kdcache.losses.head import Head
 from kdcache.losses.objective import Objective
-from kdcache.losses.rule import judge
+from kdcache.losses.rule import Verdict, judge
 from kdcache.losses.targets import SparseTargets, Targets
 from kdcache.teacher.roundtrip import Tables, Variant, stored_bytes, targets_of, through
 from kdcache.teacher.stores import Outputs
@@ -198,6 +198,12 @@ def _objective(configuration: Configuration, variant: Variant) -> Objective:
     return Objective.of(configuration, tail=_verdict(configuration, variant).tail)
 
 
+def _verdict(configuration: Configuration, variant: Variant) -> Verdict:
+    if variant.store == "hidden":
+        return Verdict(kind="exact" if variant.codec in ("float32", "float16") else "bounded")
+    return judge(configuration, top_k=variant.top_k, num_classes=variant.num_classes)
+
+
 def noisy_student(logits_RV: Tensor, *, scale: float, generator: torch.Generator) -> Tensor:
     """A student that disagrees with its teacher: independent Gaussian noise on every logit, float32 [R, V]."""
     noise = torch.randn(logits_RV.shape, generator=generator).to(logits_RV.device)
@@ -218,7 +224,19 @@ def noise_scale(logits_RV: Tensor, num_classes_R: Tensor, *, seed: int) -> float
 
 def kl(teacher_RV: Tensor, student_RV: Tensor, num_classes_R: Tensor) -> Tensor:
     """KL divergence of the student from the teacher at temperature 1, nats, float64 [R]."""
-    outside_RV = torch.arange(teacher_RV.shape[1], device=teacher_RV.device)[None, :] >= num_classes_R[:, None]
+    outside_RV = _outside(teacher_RV, num_classes_R)
     log_p_RV = torch.log_softmax(teacher_RV.double().masked_fill(outside_RV, -torch.inf), dim=1)
     log_q_RV = torch.log_softmax(student_RV.double().masked_fill(outside_RV, -torch.inf), dim=1)
     return (log_p_RV.exp() * (log_p_RV - log_q_RV).masked_fill(outside_RV, 0.0)).sum(dim=1)
+
+
+def agreement(teacher_RV: Tensor, student_RV: Tensor, num_classes_R: Tensor) -> Tensor:
+    """1 where both have the same most probable class, else 0; float32 [R]."""
+    outside_RV = _outside(teacher_RV, num_classes_R)
+    best = [logits_RV.masked_fill(outside_RV, -torch.inf).argmax(dim=1) for logits_RV in (teacher_RV, student_RV)]
+    return (best[0] == best[1]).float()
+
+
+def _outside(logits_RV: Tensor, num_classes_R: Tensor) -> Tensor:
+    """Columns beyond a row's classes."""
+    return torch.arange(logits_RV.shape[1], device=logits_RV.device)[None, :] >= num_classes_R[:, None]

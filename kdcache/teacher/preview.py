@@ -1,4 +1,4 @@
-"""`kdcache dump-teacher --dry-run`: what a dump will cost. The teacher runs a few batches if it can; nothing is written."""
+"""`kdcache dump-teacher --dry-run`: what a dump will cost. A few batches are run if they can be; nothing is written."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _try(opening: Opening) -> _Trial:
         began = _now(job.device)
         outputs += list(runner.outputs(batch))
         seconds += _now(job.device) - began
-    tokens = sum(item.num_tokens for batch in chosen for item in batch)
+    speed = sum(item.num_tokens for batch in chosen for item in batch) / max(seconds, 1e-9)
     stored = {}
     notes = [f"store: hidden is left out: {reason}"] if reason else []
     for variant in _compared(opening, runner.hidden_size):
@@ -159,8 +159,8 @@ def _try(opening: Opening) -> _Trial:
         except CacheError as error:
             notes.append(f"{variant.label} cannot hold these rows: {error}")
     return _Trial(
-        tokens_per_second=tokens / max(seconds, 1e-9),
-        speed=f"{tokens / max(seconds, 1e-9):,.0f} tokens a second, measured: {len(chosen)} batches on {job.device.type}",
+        tokens_per_second=speed,
+        speed=f"{speed:,.0f} tokens a second, measured: {len(chosen)} batches on {job.device.type}",
         hidden_size=runner.hidden_size,
         stored=stored,
         notes=tuple(notes),

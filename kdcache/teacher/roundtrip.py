@@ -200,5 +200,3 @@ def targets_of(packed: PackedRows, *, head: Head | None, device: torch.device) -
         num_classes_R=torch.from_numpy(rows.num_classes.astype(np.int64)).to(device),
         gold_R=torch.from_numpy(rows.gold).to(device),
     )
-
-

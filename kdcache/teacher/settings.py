@@ -53,7 +53,7 @@ class DumpConfig:
     compressor: Literal["lz4", "zstd"] = "lz4"
     """`zstd` takes fewer bytes and more time to read."""
     top_k: int | None = None
-    """Classes kept of a row, of topk: 64 by default; at least the number of classes means dense: everything, exactly."""
+    """Of topk: classes kept of a row, 64 by default; at least the number of classes means dense: everything, exact."""
     top_p: float = 1.0
     """Of topk: below 1, a row keeps its most probable classes up to this mass, and at most `top_k`."""
     splits: tuple[str, ...] = ("train", "validation")
@@ -86,9 +86,13 @@ class DumpConfig:
                 f"codec = {self.codec} is of store: {other}; store: {self.store} has {', '.join(CODECS[self.store])}"
             )
         if self.store == "hidden" and self.top_k is not None:
-            raise ConfigError(f"top_k = {self.top_k} means nothing to store: hidden, which keeps every class; leave it out")
+            raise ConfigError(
+                f"top_k = {self.top_k} means nothing to store: hidden, which keeps every class; leave it out"
+            )
         if self.store == "hidden" and self.top_p < 1:
-            raise ConfigError(f"top_p = {self.top_p} means nothing to store: hidden, which keeps every class; leave it out")
+            raise ConfigError(
+                f"top_p = {self.top_p} means nothing to store: hidden, which keeps every class; leave it out"
+            )
 
     @property
     def dtype(self) -> str:
@@ -125,12 +129,14 @@ def parse_grid(texts: Sequence[str]) -> tuple[Configuration, ...]:
         loss, *taus = str(text).strip().split(":")
         if loss not in losses or len(taus) != 2:
             raise ConfigError(
-                f"grid has {text!r}; write LOSS:TAU_T:TAU_S, e.g. ce:2:1 or ce:4:tied, with a loss of {', '.join(losses)}"
+                f"grid has {text!r}; write LOSS:TAU_T:TAU_S, e.g. ce:2:1 or ce:4:tied; losses: {', '.join(losses)}"
             )
         try:
             tau_t, tau_s = float(taus[0]), "tied" if taus[1] == "tied" else float(taus[1])
         except ValueError:
-            raise ConfigError(f"grid has {text!r}: {taus} are not temperatures; write e.g. ce:2:1 or ce:4:tied") from None
+            raise ConfigError(
+                f"grid has {text!r}: {taus} are not temperatures; write e.g. ce:2:1 or ce:4:tied"
+            ) from None
         found.append(Configuration(teacher="any", loss=loss, tau_t=tau_t, tau_s=tau_s))  # type: ignore[arg-type]
     if not found:
         raise ConfigError("grid is empty; name at least one configuration, e.g. ce:2:1")

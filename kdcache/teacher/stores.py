@@ -125,7 +125,9 @@ class Runner:
                 yield outputs.indices, hidden_rows(outputs)
                 continue
             _, top_k = config.kept(int(outputs.num_classes_R.max()))
-            targets = select(outputs.logits_RV, outputs.labels_R, outputs.num_classes_R, top_k=top_k, top_p=config.top_p)
+            targets = select(
+                outputs.logits_RV, outputs.labels_R, outputs.num_classes_R, top_k=top_k, top_p=config.top_p
+            )
             yield outputs.indices, to_rows(targets, rows_per_item=outputs.rows_per_item)
 
     def _proved(self, head: heads.HeadSpec, hidden_RD: Tensor, logits_RV: Tensor) -> Tensor:

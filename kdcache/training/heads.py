@@ -195,7 +195,7 @@ def prove(spec: HeadSpec, hidden_RD: Tensor, logits_RV: Tensor, *, name: str) ->
 
 
 def to_arrays(head: Head) -> dict[str, NDArray[np.float32]]:
-    """The head as a cache holds it: weight [V, D], bias [V] if there is one, scale [1], soft_cap [1] if there is one."""
+    """The head as a cache holds it: weight [V, D], scale [1], and bias [V], soft_cap [1] where it has them."""
     arrays = {"weight": head.weight_VD, "scale": torch.tensor([head.scale])}
     if head.bias_V is not None:
         arrays["bias"] = head.bias_V
