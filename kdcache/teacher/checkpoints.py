@@ -21,10 +21,34 @@ from kdcache.training.run import RunFile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Teacher:
-    """One checkpoint to run: its identity, and the other names that the same weights go by."""
+    """One checkpoint to run.
+
+    Attributes:
+        identity: who it is; `stored` says what is kept of its rows.
+        folder: its weights.
+    """
 
     identity: TeacherIdentity
     folder: Path
+
+    def stored(self, config: DumpConfig, *, hidden_size: int = 0) -> TeacherIdentity:
+        """The identity with what is kept of a row.
+
+        Args:
+            config: of the dump.
+            hidden_size: of what enters the output head; for store hidden.
+        """
+        codec, top_k = config.kept(self.identity.num_classes)
+        return replace(
+            self.identity,
+            store=config.store,
+            codec=codec,
+            compressor=config.compressor,
+            top_k=top_k,
+            top_p=config.top_p,
+            num_atoms=NUM_ATOMS if codec in CODECS["topk"] else 0,
+            hidden_size=hidden_size,
+        )
 
 
 def parse_teachers(file: RunFile, given: Sequence[str]) -> dict[str, Path]:
@@ -52,19 +76,15 @@ def parse_teachers(file: RunFile, given: Sequence[str]) -> dict[str, Path]:
     return teachers
 
 
-def identify(file: RunFile, folders: Mapping[str, Path], config: DumpConfig, *, num_classes: int) -> list[Teacher]:
+def identify(file: RunFile, folders: Mapping[str, Path], *, num_classes: int, dtype: str) -> list[Teacher]:
     """The checkpoints by their weights: those with equal weights are one teacher with several names.
 
     Args:
         file: the study, whose `train-teacher` may know a checkpoint's scores.
         folders: name -> checkpoint.
-        config: what is kept of a row, and what the teacher runs in.
+        dtype: what they run in.
         num_classes: the largest V of any row.
-
-    Returns:
-        Identities whose `hidden_size` is 0: the checkpoint is not loaded yet.
     """
-    codec, top_k = config.kept(num_classes)
     trained = read_result(file.teacher_folder)
     teachers: dict[str, Teacher] = {}
     for name, folder in folders.items():
@@ -83,14 +103,8 @@ def identify(file: RunFile, folders: Mapping[str, Path], config: DumpConfig, *, 
             weight_digest=weights,
             role=name if known else "user",
             score={} if record is None else {n: getattr(record, n) for n in names},
-            store=config.store,
-            codec=codec,
-            compressor=config.compressor,
-            top_k=top_k,
-            top_p=config.top_p,
-            num_atoms=NUM_ATOMS if codec in CODECS["topk"] else 0,
             num_classes=num_classes,
-            dtype=config.dtype,
+            dtype=dtype,
         )
         teachers[weights] = Teacher(identity=identity, folder=folder)
     return list(teachers.values())

@@ -76,7 +76,7 @@ def open_study(file: RunFile, *, teachers: Sequence[str], device: str) -> Openin
         data=data,
         tokenizer=tokenizer,
         tokenizer_name=name,
-        teachers=tuple(checkpoints.identify(file, folders, config, num_classes=num_classes)),
+        teachers=tuple(checkpoints.identify(file, folders, num_classes=num_classes, dtype=config.dtype)),
         num_classes=num_classes,
     )
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.cache.catalog import read_teacher, teacher_names
+from kdcache.cache.catalog import read_teacher, table_path, teacher_names
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.plan import Block
 from kdcache.cache.ragged import concatenate, take
+from kdcache.cache.tables import needs
 from kdcache.cache.writer import CacheWriter
 from kdcache.core.types import HiddenRows, Item, Rows
 from kdcache.teacher.checkpoints import Teacher
@@ -61,8 +62,7 @@ class Pass:
             KDCacheError: the teacher does not fit the data, the cache or its store.
         """
         self._log.restart(f"dump-teacher {self._name}")
-        self._add_teacher()
-        pending = self._writer.pending(self._name)[self._share]
+        pending = self._add_teacher()
         if self._begun is not None and (not pending or pending[0].name != self._begun.block):
             self._done += len(self._begun.first[0])  # the block is another process's
             self._begun.others.close()
@@ -83,45 +83,50 @@ class Pass:
                 writing.result()
         return self._done
 
-    def _add_teacher(self) -> None:
-        """Say whose rows follow, and what they share.
+    def _add_teacher(self) -> list[Block]:
+        """Say whose rows follow, and what they share; this process's blocks.
 
         The size of the head and the mean of int8 come from the first batch of the plan, whoever runs it. Its outputs
         are kept, so that no item runs twice. Where the cache has them already, no model is needed.
         """
-        identity, there = self._teacher.identity, self._published()
-        if identity.store == "topk":
-            self._writer.add_teacher(identity, shared=self._tables(None))
-        elif there is not None:
-            self._writer.add_teacher(replace(identity, hidden_size=there.hidden_size))
-        else:
-            block = self._writer.plan.blocks[0]
-            others = self._loaded().rows(self._items(block))
-            self._begun = _Begun(block.name, next(others), others)
-            self._writer.add_teacher(
-                replace(identity, hidden_size=self._loaded().hidden_size),
-                shared=self._tables(self._begun.first[1]),
-                head=self._loaded().head_arrays(),
-            )
+        config = self._job.config
+        if config.store == "topk":
+            self._writer.add_teacher(self._teacher.stored(config), shared=self._tables(None))
+            return self._writer.pending(self._name)[self._share]
+        there = self._published()
+        if there is not None:
+            self._writer.add_teacher(self._teacher.stored(config, hidden_size=there.hidden_size))
+            return self._writer.pending(self._name)[self._share]
+        block, runner = self._writer.plan.blocks[0], self._loaded()
+        others = runner.rows(self._items(block))
+        self._begun = _Begun(block.name, next(others), others)
+        identity = self._teacher.stored(config, hidden_size=runner.hidden_size)
+        self._writer.add_teacher(identity, shared=self._tables(self._begun.first[1]), head=runner.head_arrays())
+        pending = {other.name for other in self._writer.pending(self._name)}
+        # Shares are of all blocks: processes that came here first may have committed some of theirs already.
+        return [other for other in self._writer.plan.blocks[self._share] if other.name in pending]
 
     def _tables(self, first: Rows | None) -> dict[str, NDArray[Any]]:
-        identity = self._teacher.identity
+        num_classes = self._teacher.identity.num_classes
         return shared_tables(
-            identity.codec,
+            self._job.config.kept(num_classes)[0],
             items=self._job.items,
-            num_classes=identity.num_classes,
+            num_classes=num_classes,
             hidden_RD=first.hidden if isinstance(first, HiddenRows) else None,
         )
 
     def _published(self) -> TeacherIdentity | None:
-        """The identity that the cache has under this name."""
+        """The identity of store hidden that the cache has under this name, if what its rows share is there too."""
         root = self._writer.root
-        return read_teacher(root, self._name) if self._name in teacher_names(root) else None
+        if self._name not in teacher_names(root):
+            return None
+        there = read_teacher(root, self._name)
+        complete = all((root / table_path(self._name, file)).exists() for file in needs(there))
+        return there if complete and there.store == "hidden" else None
 
     def _loaded(self) -> Runner:
         if self._runner is None:
-            hidden = self._teacher.identity.store == "hidden"
-            self._runner = Runner(self._teacher, self._job, with_hidden=hidden)
+            self._runner = Runner(self._teacher, self._job, with_hidden=self._job.config.store == "hidden")
         return self._runner
 
     def _items(self, block: Block) -> Sequence[Item]:

@@ -182,9 +182,14 @@ def prove(spec: HeadSpec, hidden_RD: Tensor, logits_RV: Tensor, *, name: str) ->
     chosen = torch.linspace(0, len(hidden_RD) - 1, min(PROOF_ROWS, len(hidden_RD))).long().to(hidden_RD.device)
     own = logits_RV[chosen, : spec.head.num_classes].float()
     size, difference = float(own.abs().max()), float((spec.head.logits(hidden_RD[chosen]) - own).abs().max())
+    if not np.isfinite(size):
+        raise ModelError(
+            f"teacher {name} gives logits that are not finite to classes of its own; "
+            f"if its vocabulary is padded, declare the true number of classes"
+        )
     dtype = spec.head.weight_VD.dtype
     allowed = TOLERANCE[dtype]
-    if not (np.isfinite(size) and difference <= allowed * size):
+    if not difference <= allowed * size:  # also where it is NaN
         raise ModelError(
             f"teacher {name}: its output head {spec.path} does not give its logits back: the largest difference is "
             f"{difference:.3g} at logits up to {size:.3g}, allowed {allowed:g} of that in "
