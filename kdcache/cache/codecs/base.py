@@ -1,0 +1,170 @@
+"""What every codec shares: its contract, the fill of rows that are not there, and the checks of layout and holes.
+
+A codec turns rows into arrays whose first axis is the row, and back. Rows that no item owns, and the entries of a row
+beyond those it keeps, hold an impossible fill, so that a hole is visible to any reader. A codec is a value without
+state; what the rows of a teacher share (tables) is handed to it.
+
+Shape suffixes: R rows  E entries  K kept (padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcache.cache.layout import TeacherIdentity
+from kdcache.cache.ragged import fill_value
+from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.core.types import HiddenRows, PackedRows, SparseRows
+
+Arrays = Mapping[str, NDArray[Any]]
+Spec = tuple[str, tuple[int, ...]]
+"""Type and shape of a row of an array."""
+
+
+class Codec(Protocol):
+    """How the rows of one store become arrays."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the arrays that all rows of a teacher share."""
+        ...
+
+    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+        """Arrays of a block whose widest row keeps `width` classes: name -> (type, shape of a row)."""
+        ...
+
+    def encode(self, rows: Any, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+        """Arrays of rows, without padding rows.
+
+        Raises:
+            CacheError: rows that this codec cannot hold.
+        """
+        ...
+
+    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+        """Refuse values that cannot be rows; names, types and shapes have been checked. Called once a block is read.
+
+        Raises:
+            CacheDamaged: counts out of range, an id >= V, a hole, a value where no row is.
+        """
+        ...
+
+    def decode(self, packed: PackedRows) -> SparseRows | HiddenRows:
+        """Rows again; padding rows must have been left out.
+
+        Raises:
+            CacheDamaged: values that no encoder writes.
+        """
+        ...
+
+
+def check_layout(arrays: Arrays, specs: Mapping[str, Spec]) -> None:
+    """Names, types and shapes are those expected.
+
+    Raises:
+        CacheDamaged: the first array that is missing, unexpected, or of another type or shape.
+    """
+    if sorted(arrays) != sorted(specs):
+        raise CacheDamaged(f"the arrays are {', '.join(sorted(arrays))}; expected: {', '.join(sorted(specs))}")
+    num_rows = len(arrays["num_classes"])
+    for name, (dtype, shape) in specs.items():
+        array = arrays[name]
+        if array.dtype != np.dtype(dtype) or array.shape != (num_rows, *shape):
+            raise CacheDamaged(
+                f"{name} is {array.dtype.name} {list(array.shape)}; expected: {dtype} {[num_rows, *shape]}"
+            )
+
+
+def owned_rows(arrays: Arrays) -> NDArray[np.bool_]:
+    """Which rows belong to an item, bool [R]."""
+    owned: NDArray[np.bool_] = arrays["num_classes"] != fill_value(arrays["num_classes"].dtype)
+    return owned
+
+
+def check_numbers(arrays: Arrays, identity: TeacherIdentity, owned_R: NDArray[np.bool_]) -> None:
+    """What rows of every store have: V within the teacher's, a finite lse, a gold log-probability that is no infinity.
+
+    Raises:
+        CacheDamaged: the first that fails.
+    """
+    classes_R = arrays["num_classes"]
+    if not (((classes_R >= 1) & (classes_R <= identity.num_classes)) | ~owned_R).all():
+        raise CacheDamaged(f"num_classes has a value outside 1 to {identity.num_classes}, the teacher's")
+    if (np.isfinite(arrays["lse"]) != owned_R).any() or np.isinf(arrays["gold"]).any():
+        raise CacheDamaged("lse or gold is not finite, or stands where no row is")
+
+
+def kept_counts(arrays: Arrays, owned_R: NDArray[np.bool_], width: int, *, dense: bool = False) -> NDArray[np.int64]:
+    """Classes kept of each row, int64 [R]; 0 for padding rows.
+
+    Raises:
+        CacheDamaged: a count that no row can have.
+    """
+    kept_R, classes_R = arrays["num_kept"], arrays["num_classes"]
+    possible_R = (kept_R >= 1) & (kept_R <= width) & (kept_R <= classes_R) & ((kept_R == classes_R) | (not dense))
+    possible_R = np.where(owned_R, possible_R, kept_R == fill_value(kept_R.dtype))
+    if not possible_R.all():
+        r = int(np.flatnonzero(~possible_R)[0])
+        raise CacheDamaged(f"num_kept {int(kept_R[r])} of {int(classes_R[r])} classes at row {r} is impossible")
+    return np.where(owned_R, kept_R, 0).astype(np.int64)
+
+
+def check_holes(name: str, empty_RK: NDArray[np.bool_], kept_R: NDArray[np.int64]) -> None:
+    """Values stand exactly where entries are kept.
+
+    Only rows that are not full are looked at one by one; the number of empty entries says that the full ones have none.
+
+    Args:
+        name: of the array.
+        empty_RK: entries that hold no value; every column up to the widest row.
+        kept_R: entries that must be there; they come first.
+
+    Raises:
+        CacheDamaged: a hole, or a value beyond.
+    """
+    partial_R = np.flatnonzero(kept_R < empty_RK.shape[1])
+    expected = np.arange(empty_RK.shape[1]) >= kept_R[partial_R, None]
+    if np.count_nonzero(empty_RK) != np.count_nonzero(expected) or (empty_RK[partial_R] != expected).any():
+        raise CacheDamaged(f"{name} has a hole, or values where no row is")
+
+
+def not_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which floats are NaN or infinite, by their bits: numpy's `isfinite` of float16 takes ten times as long."""
+    bits = values.view(f"u{values.itemsize}")
+    infinity = bits.dtype.type({2: 0x7C00, 4: 0x7F800000}[values.itemsize] << 1)
+    found: NDArray[np.bool_] = (bits << bits.dtype.type(1)) >= infinity
+    return found
+
+
+def pad_entries(values_E: NDArray[Any], kept_R: NDArray[np.int64], width: int) -> NDArray[Any]:
+    """Ragged entries as a matrix [R, width], filled behind."""
+    matrix = np.full((len(kept_R), width), fill_value(values_E.dtype), dtype=values_E.dtype)
+    matrix[np.arange(width) < kept_R[:, None]] = values_E
+    return matrix
+
+
+def common_arrays(rows: SparseRows | HiddenRows) -> dict[str, NDArray[Any]]:
+    """The arrays that rows of every store have."""
+    return {
+        "num_classes": rows.num_classes.astype(np.int32),
+        "lse": rows.lse.astype(np.float32),
+        "gold": rows.gold.astype(np.float32),
+    }
+
+
+def refuse_infinite(matrix: NDArray[Any], kept_R: NDArray[np.int64]) -> None:
+    """Refuse rows whose values overflow the stored type.
+
+    Raises:
+        CacheError: the first such row.
+    """
+    bad_R = (~not_finite(matrix)).sum(axis=1) != kept_R
+    if bad_R.any():
+        raise CacheError(
+            f"row {int(np.flatnonzero(bad_R)[0])} has a log-probability that is not finite in {matrix.dtype}, or keeps "
+            f"a class twice; mask the padded part of the vocabulary before rows are made"
+        )
