@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from kdcache.cache.codec import codec_of, pack, unpack
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.shards import to_files
-from kdcache.core.types import NUM_ATOMS, HiddenRows, PackedRows, Rows
+from kdcache.core.types import NUM_ATOMS, HiddenRows, PackedRows
 from kdcache.losses.head import Head
-from kdcache.losses.targets import HiddenTargets, Targets, from_rows, select, to_rows
+from kdcache.losses.targets import HiddenTargets, Targets, from_rows
 from kdcache.teacher.settings import CODECS, DumpConfig
-from kdcache.teacher.stores import Outputs, hidden_rows
+from kdcache.teacher.stores import Outputs, hidden_rows, sparse_rows
 
 Tables = Mapping[str, NDArray[Any]]
 KEPT = (8, 16, 32, 64, 128, 256)
@@ -176,15 +176,9 @@ def through(outputs: Outputs, variant: Variant, tables: Tables) -> PackedRows:
         IncompatibleTargets: logits that are not finite.
         CacheError: the codec cannot hold them, e.g. a hidden value beyond float16.
     """
-    rows: Rows
     if variant.store == "hidden":
-        rows = hidden_rows(outputs)
-    else:
-        kept = select(
-            outputs.logits_RV, outputs.labels_R, outputs.num_classes_R, top_k=variant.top_k, top_p=variant.top_p
-        )
-        rows = to_rows(kept, rows_per_item=outputs.rows_per_item)
-    return pack(rows, variant.identity, tables)
+        return pack(hidden_rows(outputs), variant.identity, tables)
+    return pack(sparse_rows(outputs, top_k=variant.top_k, top_p=variant.top_p), variant.identity, tables)
 
 
 def targets_of(packed: PackedRows, *, head: Head | None, device: torch.device) -> Targets:

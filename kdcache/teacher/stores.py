@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kdcache.cache.tables import id_table
 from kdcache.core.errors import IncompatibleTargets
-from kdcache.core.types import IGNORE, HiddenRows, Item, Rows
+from kdcache.core.types import IGNORE, HiddenRows, Item, Rows, SparseRows
 from kdcache.losses.targets import CHUNK_ELEMENTS, select, to_rows
 from kdcache.tasks.base import Task
 from kdcache.teacher.checkpoints import Teacher, load_teacher
@@ -125,16 +125,24 @@ class Runner:
                 yield outputs.indices, hidden_rows(outputs)
                 continue
             _, top_k = config.kept(int(outputs.num_classes_R.max()))
-            targets = select(
-                outputs.logits_RV, outputs.labels_R, outputs.num_classes_R, top_k=top_k, top_p=config.top_p
-            )
-            yield outputs.indices, to_rows(targets, rows_per_item=outputs.rows_per_item)
+            yield outputs.indices, sparse_rows(outputs, top_k=top_k, top_p=config.top_p)
 
     def _proved(self, head: heads.HeadSpec, hidden_RD: Tensor, logits_RV: Tensor) -> Tensor:
         if not self._proven:
             heads.prove(head, hidden_RD, logits_RV, name=self.name)
             self._proven = True
         return hidden_RD
+
+
+def sparse_rows(outputs: Outputs, *, top_k: int, top_p: float) -> SparseRows:
+    """Rows of the store `topk`.
+
+    Raises:
+        IncompatibleTargets: -inf or NaN among a row's own classes.
+    """
+    options = {} if top_p == 1 else {"top_p": top_p}
+    targets = select(outputs.logits_RV, outputs.labels_R, outputs.num_classes_R, top_k=top_k, **options)
+    return to_rows(targets, rows_per_item=outputs.rows_per_item)
 
 
 def hidden_rows(outputs: Outputs) -> HiddenRows:

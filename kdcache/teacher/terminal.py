@@ -29,7 +29,7 @@ def draw(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequenc
     """
     text = StringIO()
     console = Console(file=text, width=WIDTH, color_system=None, force_terminal=False, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for i, name in enumerate(columns):
         table.add_column(Text(name), justify="left" if i in left else "right", overflow="fold")
     for row in rows:

@@ -45,7 +45,10 @@ def write_study(folder: Path, *, num_classes: int = NUM_CLASSES) -> Path:
         },
         "models": {
             "teacher": {"path": str(folder / "teacher")},
-            "students": {"same": {"path": str(folder / "teacher")}, "half": {"path": str(folder / "teacher"), "layers": 1}},
+            "students": {
+                "same": {"path": str(folder / "teacher")},
+                "half": {"path": str(folder / "teacher"), "layers": 1},
+            },
         },
         "dump": {"batch_size": 8, "block_tokens": 80},
     }
@@ -78,8 +81,8 @@ def write_teacher(folder: Path, labels: list[str]) -> None:
         label2id={label: i for i, label in enumerate(labels)},
     )
     model = BertForSequenceClassification(config)
-    for parameter in (model.bert.embeddings.word_embeddings.weight, model.bert.pooler.dense.weight):
-        nn.init.normal_(parameter, std=0.6)
+    nn.init.normal_(model.bert.embeddings.word_embeddings.weight, std=0.6)
+    nn.init.normal_(model.bert.pooler.dense.weight, std=0.15)
     nn.init.normal_(model.classifier.weight, std=1.5)
     nn.init.normal_(model.classifier.bias, std=0.5)
     model.save_pretrained(folder)
