@@ -13,17 +13,16 @@ from torch import Tensor
 
 from kdcache.core.errors import ConfigError, ModelError
 from kdcache.core.types import Item
-from kdcache.losses.head import Head
 from kdcache.teacher.advice import Report, Student
-from kdcache.teacher.fidelity import Sample, agreement, kl, measure, noise_scale, noisy_student
+from kdcache.teacher.fidelity import Sample, StoreResult, agreement, kl, measure, noise_scale, noisy_student
 from kdcache.teacher.opening import Opening, open_study, try_head
-from kdcache.teacher.roundtrip import Tables, variants
+from kdcache.teacher.roundtrip import Tables, Variant, variants
 from kdcache.teacher.settings import DumpConfig, FidelityConfig, parse_grid
 from kdcache.teacher.stores import Outputs, Runner, shared_tables
 from kdcache.training import evaluate, models
 from kdcache.training.run import RunFile
 
-MAX_ROWS = 1024
+MAX_ROWS = 256
 """Rows compared; of longer items, rows spread evenly."""
 
 BuildStudent = Callable[..., Any]
@@ -38,6 +37,11 @@ class _Seen:
     noise: float | None = None
     kl: list[float] = field(default_factory=list)
     agree: list[float] = field(default_factory=list)
+
+    def student(self, name: str) -> Student:
+        """The summary."""
+        mean_kl, mean_agree = float(np.mean(self.kl)), float(np.mean(self.agree))
+        return Student(name=name, noise=self.noise, kl=mean_kl, agreement=mean_agree)
 
 
 def run(
@@ -70,29 +74,11 @@ def run(
     opening = open_study(file, teachers=teachers, device=device)
     teacher, items = opening.teachers[0], _chosen(opening.job.items, num_items, seed=asked.seed)
     runner, reason = try_head(teacher, opening.job, items[0])
-    model = None if asked.student is None else _student(file, opening, asked, build_student)
-    with closing(_outputs(runner, items, opening)) as batches:
-        first = next(batches)
-    hidden = None if first.hidden_RD is None else first.hidden_RD.cpu().numpy()
-    compared = variants(opening.config, num_classes=opening.num_classes, hidden_size=runner.hidden_size)
-    if compared[0].store == "hidden" and reason:
+    if opening.config.store == "hidden" and reason:
         raise ModelError(reason)
-    tables: dict[str, Tables] = {
-        v.codec: shared_tables(v.codec, items=opening.job.items, num_classes=opening.num_classes, hidden_RD=hidden)
-        for v in {v.codec: v for v in compared}.values()
-    }
+    model = None if asked.student is None else _student(file, opening, asked, build_student)
     seen = _Seen()
-    if model is None:
-        seen.noise = noise_scale(first.logits_RV, first.num_classes_R, seed=asked.seed)
-    configurations = parse_grid(asked.grid)
-    stores = measure(
-        _samples(runner, items, opening, model=model, seen=seen, seed=asked.seed),
-        configurations,
-        compared,
-        tables=tables,
-        head=_head(runner),
-        chunk_rows=opening.chunk_rows,
-    )
+    stores = _stores(runner, items, opening, asked=asked, model=model, seen=seen)
     return Report(
         dataset=file.dataset.name,
         teacher=teacher.identity.name,
@@ -100,13 +86,8 @@ def run(
         num_items=len(items),
         num_rows=len(seen.kl),
         num_classes=opening.num_classes,
-        student=Student(
-            name=asked.student or "noise",
-            noise=seen.noise,
-            kl=float(np.mean(seen.kl)),
-            agreement=float(np.mean(seen.agree)),
-        ),
-        grid=configurations,
+        student=seen.student(asked.student or "noise"),
+        grid=parse_grid(asked.grid),
         stores=tuple(stores),
         tolerance=asked.tolerance,
         notes=(f"store: hidden is left out: {reason}",) if reason else (),
@@ -138,8 +119,32 @@ def _student(file: RunFile, opening: Opening, asked: FidelityConfig, build: Buil
     return model.eval().to(opening.job.device)
 
 
-def _head(runner: Runner) -> Head | None:
-    return None if runner.head is None else runner.head.head.to(runner.job.device)
+def _stores(
+    runner: Runner, items: Sequence[Item], opening: Opening, *, asked: FidelityConfig, model: Any, seen: _Seen
+) -> list[StoreResult]:
+    """Every store on the sample."""
+    with closing(_outputs(runner, items, opening)) as batches:
+        first = next(batches)
+    if model is None:
+        seen.noise = noise_scale(first.logits_RV, first.num_classes_R, seed=asked.seed)
+    compared = variants(opening.config, num_classes=opening.num_classes, hidden_size=runner.hidden_size)
+    return measure(
+        _samples(runner, items, opening, model=model, seen=seen, seed=asked.seed),
+        parse_grid(asked.grid),
+        compared,
+        tables=_tables(compared, opening, first),
+        head=None if runner.head is None else runner.head.head,
+        chunk_rows=opening.chunk_rows,
+    )
+
+
+def _tables(compared: Sequence[Variant], opening: Opening, first: Outputs) -> dict[str, Tables]:
+    """Codec -> what its rows share, as a dump that begins with this batch would make it."""
+    hidden_RD = None if first.hidden_RD is None else first.hidden_RD.cpu().numpy()
+    return {
+        codec: shared_tables(codec, items=opening.job.items, num_classes=opening.num_classes, hidden_RD=hidden_RD)
+        for codec in {variant.codec for variant in compared}
+    }
 
 
 def _outputs(runner: Runner, items: Sequence[Item], opening: Opening) -> Generator[Outputs, None, None]:

@@ -28,7 +28,7 @@ CHUNK_ELEMENTS = 1 << 22
 """Logits whose gradients are compared at a time: 32 MB of float64."""
 TARGET_KL = 0.5
 """Mean KL divergence, nats, from the teacher to a student made of noise."""
-SCALE_ROWS = 256
+SCALE_ROWS = 32
 """Rows of the first batch on which the noise is scaled."""
 LARGEST_NOISE = 64.0
 

@@ -16,7 +16,7 @@ from kdcache.cache.plan import Block
 from kdcache.cache.ragged import concatenate, take
 from kdcache.cache.tables import needs
 from kdcache.cache.writer import CacheWriter
-from kdcache.core.types import HiddenRows, Item, Rows
+from kdcache.core.types import HiddenRows, Item, Rows, SparseRows
 from kdcache.teacher.checkpoints import Teacher
 from kdcache.teacher.stores import Job, Runner, shared_tables
 from kdcache.training.log import RunLog
@@ -145,4 +145,7 @@ class Pass:
 def _in_order(parts: Sequence[Part]) -> Rows:
     """Rows of batches, back in the order of the block's items."""
     order = np.argsort(np.concatenate([indices for indices, _ in parts]), kind="stable")
-    return take(concatenate([rows for _, rows in parts]), order)
+    sparse = [rows for _, rows in parts if isinstance(rows, SparseRows)]
+    if sparse:
+        return take(concatenate(sparse), order)
+    return take(concatenate([rows for _, rows in parts if isinstance(rows, HiddenRows)]), order)
