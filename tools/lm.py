@@ -21,6 +21,7 @@ TEXT_SUFFIXES = frozenset({"", ".md", ".rst", ".txt"})
 MIN_TEXT_BYTES, MAX_TEXT_BYTES = 2_000, 200_000
 WINDOWS = 16
 """Sequences that one text may give, so that no text dominates."""
+RUN = 12
 
 
 def load(folder: Path, *, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -61,16 +62,24 @@ def _is_prose(path: Path) -> bool:
 
 
 def sequences(tokenizer: Any, *, count: int, length: int) -> NDArray[np.int64]:
-    """Token sequences of those texts, cut to one length, int64 [count, length]; several come from a long text.
+    """Token sequences of those texts, cut to one length, int64 [count, length].
+
+    Packages repeat each other's licences, and repeats would flatter any compressor: a sequence is left out where more
+    than a twentieth of its runs of `RUN` tokens were seen before.
 
     Raises:
         ValueError: the installed packages carry too little text.
     """
     pieces: list[NDArray[np.int64]] = []
+    seen: set[bytes] = set()
     for text in texts():
         tokens = np.array(tokenizer(text)["input_ids"], dtype=np.int64)
-        pieces += [tokens[start : start + length] for start in range(0, min(len(tokens), WINDOWS * length), length)]
-        pieces = [piece for piece in pieces if len(piece) == length]
-        if len(pieces) >= count:
-            return np.stack(pieces[:count])
+        for start in range(0, min(len(tokens) - length + 1, WINDOWS * length), length):
+            piece = tokens[start : start + length]
+            runs = {piece[i : i + RUN].tobytes() for i in range(length - RUN)}
+            if len(runs & seen) <= len(runs) / 20:
+                pieces.append(piece)
+            seen |= runs
+            if len(pieces) == count:
+                return np.stack(pieces)
     raise ValueError(f"the installed packages carry {len(pieces)} texts of {length} tokens; {count} were asked for")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import google_crc32c
@@ -17,10 +18,10 @@ import numcodecs.blosc
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCname, BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCname, BloscCodec, BloscShuffle, Crc32cCodec
 from zarr.storage import MemoryStore
 
-from kdcache.cache.codecs.base import Arrays
+from kdcache.cache.codecs.base import SHUFFLED, Arrays, Filter
 from kdcache.cache.jsonio import parse_json
 from kdcache.cache.ragged import fill_value
 from kdcache.cache.store import JSON_BYTES
@@ -36,6 +37,9 @@ _CODECS = ("bytes", "blosc", "crc32c")
 _SPARSE = ("ids", "ids_high", "logprobs", "first", "gaps", "gap_shift", "atoms", "atom_shift", "moments")
 _NAMES = frozenset((*_SPARSE, "num_kept", "num_classes", "lse", "gold", "hidden", "scale"))
 _COMPRESSORS = ("lz4", "zstd")
+_LEVELS = {"lz4": 9, "zstd": 3}
+_LARGEST_TYPE = 255
+NO_FILTERS: Mapping[str, Filter] = MappingProxyType({})
 _BLOSC_HEADER = 16
 _CRC = 4
 _MISSING = 2**64 - 1
@@ -52,7 +56,12 @@ def array_files(name: str, dimensions: int) -> tuple[str, str]:
 
 
 def to_files(
-    arrays: Arrays, *, chunk_rows: int, attributes: Mapping[str, str], compressor: str = "lz4"
+    arrays: Arrays,
+    *,
+    chunk_rows: int,
+    attributes: Mapping[str, str],
+    compressor: str = "lz4",
+    filters: Mapping[str, Filter] = NO_FILTERS,
 ) -> dict[str, bytes]:
     """The files of a zarr v3 group that holds these arrays.
 
@@ -61,6 +70,7 @@ def to_files(
         chunk_rows: rows of an inner chunk; arrays of up to `SMALL_ROW` bytes a row have one chunk.
         attributes: of the group, which say what it is.
         compressor: `lz4` or `zstd`.
+        filters: array -> how its bytes are turned first; `SHUFFLED` by default.
 
     Returns:
         Relative path -> content; equal arrays give equal bytes.
@@ -74,7 +84,7 @@ def to_files(
             dtype=array.dtype,
             chunks=(_chunk_rows(array, chunk_rows), *array.shape[1:]),
             shards=array.shape,
-            compressors=[_blosc(name, compressor), Crc32cCodec()],
+            compressors=[_blosc(array, compressor, filters.get(name, SHUFFLED)), Crc32cCodec()],
             fill_value=fill_value(array.dtype),
             chunk_key_encoding={"name": "default", "separator": "."},
             # Without it a chunk of NaN, as `gold` of unlabelled data has, would look like a hole.
@@ -84,8 +94,12 @@ def to_files(
     return {path: content.to_bytes() for path, content in sorted(files.items())}
 
 
-def _blosc(name: str, compressor: str) -> BloscCodec:
-    return BloscCodec(cname=BloscCname(compressor), clevel=5, shuffle="shuffle")
+def _blosc(array: NDArray[Any], compressor: str, filter_: Filter) -> BloscCodec:
+    shuffle, whole_rows = filter_
+    size = array[0].nbytes if whole_rows and array[0].nbytes <= _LARGEST_TYPE else array.itemsize
+    return BloscCodec(
+        cname=BloscCname(compressor), clevel=_LEVELS[compressor], shuffle=BloscShuffle(shuffle), typesize=size
+    )
 
 
 def _chunk_rows(array: NDArray[Any], chunk_rows: int) -> int:

@@ -22,15 +22,15 @@ from kdcache.cache.codec import codec_of
 from kdcache.cache.codecs.base import Arrays
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import CacheError
-from kdcache.core.types import IGNORE, Item
+from kdcache.core.types import IGNORE, Item, SparseRows
 
 NO_TABLES: Arrays = MappingProxyType({})
 TABLES, HEAD = "codec.safetensors", "head.safetensors"
 _HEAD_TYPES = ("float32", "float16", "uint16")
 
 
-def id_table(items: Iterable[Item], *, num_classes: int) -> NDArray[np.int32]:
-    """Classes by falling frequency in the labels of some items (an item without labels: in its `input_ids`).
+def id_table(items: Iterable[Item], *, num_classes: int, rows: SparseRows | None = None) -> NDArray[np.int32]:
+    """Classes by falling frequency in the labels of some items (where none: in its `input_ids`) and in rows.
 
     Frequent classes get small numbers, which compress. Ties stand in class order, so equal items give equal tables; a
     token beyond the classes is not counted.
@@ -38,6 +38,8 @@ def id_table(items: Iterable[Item], *, num_classes: int) -> NDArray[np.int32]:
     Args:
         items: of the cache, all of them or a fixed part.
         num_classes: V.
+        rows: of the teacher, of a first block: what it keeps says more than what was written (docs/format.md has the
+            figures). Another first block gives another table, which is as good: the one published first is used.
 
     Returns:
         A permutation of range(V), int32 [V].
@@ -54,6 +56,8 @@ def id_table(items: Iterable[Item], *, num_classes: int) -> NDArray[np.int32]:
         if len(found) == 0:
             found = item.inputs["input_ids"]
         counts_V += np.bincount(found[(found >= 0) & (found < num_classes)], minlength=num_classes)
+    if rows is not None:
+        counts_V += np.bincount(rows.ids, minlength=num_classes)
     return np.argsort(-counts_V, kind="stable").astype(np.int32)
 
 

@@ -30,7 +30,7 @@ from kdcache.cache.catalog import (
     teacher_names,
     teacher_path,
 )
-from kdcache.cache.codec import encode
+from kdcache.cache.codec import codec_of, encode
 from kdcache.cache.codecs.base import Arrays
 from kdcache.cache.items import FILE, items_to_parquet
 from kdcache.cache.layout import MARKER, PLAN, WRITER_FEATURES, Block, Marker, Plan, TeacherIdentity
@@ -209,6 +209,7 @@ class CacheWriter:
             chunk_rows=self.plan.chunk_rows,
             attributes={"teacher": name, "block": block.name},
             compressor=identity.compressor,
+            filters=codec_of(identity).filters(identity.compressor),
         )
         self._commit(name, block, files, forwards=block.num_items if forwards is None else forwards)
 

@@ -10,6 +10,7 @@ Shape suffixes: R rows  E entries  K kept (padded).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,12 +22,23 @@ from kdcache.core.errors import CacheDamaged, CacheError
 from kdcache.core.types import HiddenRows, PackedRows, SparseRows
 
 Arrays = Mapping[str, NDArray[Any]]
+LOG_SLACK = 1e-3
+"""How far above 0 a log-probability may be by rounding, nats."""
+Filter = tuple[str, bool]
+"""blosc's shuffle (`shuffle`, `bitshuffle`), and whether it is over rows (columns become contiguous) or entries."""
+SHUFFLED: Filter = ("shuffle", False)
+BITS: Filter = ("bitshuffle", False)
+BIT_COLUMNS: Filter = ("bitshuffle", True)
 Spec = tuple[str, tuple[int, ...]]
 """Type and shape of a row of an array."""
 
 
 class Codec(Protocol):
     """How the rows of one store become arrays."""
+
+    def filters(self, compressor: str) -> Mapping[str, Filter]:
+        """How the bytes of an array are turned before compression, where not `SHUFFLED`; measured on a real LM."""
+        ...
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -98,44 +110,102 @@ def check_numbers(arrays: Arrays, identity: TeacherIdentity, owned_R: NDArray[np
         raise CacheDamaged("lse or gold is not finite, or stands where no row is")
 
 
-def kept_counts(arrays: Arrays, owned_R: NDArray[np.bool_], width: int, *, dense: bool = False) -> NDArray[np.int64]:
-    """Classes kept of each row, int64 [R]; 0 for padding rows.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How many entries of each row are kept; they come first.
+
+    Attributes:
+        counts_R: int64 [R]; 0 for padding rows.
+        width: entries of the widest row.
+    """
+
+    counts_R: NDArray[np.int64]
+    width: int
+
+    def less(self, number: int) -> Kept:
+        """With fewer entries in every row, as gaps are one fewer than classes."""
+        return Kept((self.counts_R - number).clip(min=0), self.width - number)
+
+    def runs(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]], NDArray[np.int64]]:
+        """Runs (start, stop) of full rows, runs of rows that keep nothing, and the other rows.
+
+        Runs that are many and short count as other rows.
+        """
+        full_R, empty_R = self.counts_R == self.width, self.counts_R == 0
+        full, empty = _runs(full_R), _runs(empty_R)
+        if 16 * (len(full) + len(empty)) > len(full_R) + 64:
+            return [], [], np.arange(len(full_R))
+        return full, empty, np.flatnonzero(~(full_R | empty_R))
+
+
+def _runs(flags_R: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(flags_R, prepend=False, append=False)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def kept_counts(arrays: Arrays, owned_R: NDArray[np.bool_], width: int, *, dense: bool = False) -> Kept:
+    """Classes kept of each row.
 
     Raises:
         CacheDamaged: a count that no row can have.
     """
     kept_R, classes_R = arrays["num_kept"], arrays["num_classes"]
-    possible_R = (kept_R >= 1) & (kept_R <= width) & (kept_R <= classes_R) & ((kept_R == classes_R) | (not dense))
+    possible_R = (kept_R >= 1) & (kept_R <= (classes_R if dense else np.minimum(classes_R, width)))
+    if dense:
+        possible_R &= (kept_R == classes_R) & (kept_R <= width)
     possible_R = np.where(owned_R, possible_R, kept_R == fill_value(kept_R.dtype))
     if not possible_R.all():
         r = int(np.flatnonzero(~possible_R)[0])
         raise CacheDamaged(f"num_kept {int(kept_R[r])} of {int(classes_R[r])} classes at row {r} is impossible")
-    return np.where(owned_R, kept_R, 0).astype(np.int64)
+    return Kept(np.where(owned_R, kept_R, 0).astype(np.int64), width)
 
 
-def check_holes(name: str, empty_RK: NDArray[np.bool_], kept_R: NDArray[np.int64]) -> None:
-    """Values stand exactly where entries are kept.
+def check_entries(codes_RK: NDArray[Any], kept: Kept, *, largest: int, fill: int) -> bool:
+    """Whether integer codes are at most `largest` where entries are kept, and `fill` elsewhere.
 
-    Only rows that are not full are looked at one by one; the number of empty entries says that the full ones have none.
+    Runs of full and of empty rows take a pass or two and no memory; only the other rows are masked.
+    """
+    full, empty, others_R = kept.runs()
+    if any(codes_RK[start:stop].max() > largest for start, stop in full):
+        return False
+    if any(codes_RK[a:b].min() != fill or codes_RK[a:b].max() != fill for a, b in empty):
+        return False
+    if len(others_R) == 0:
+        return True
+    others, mask = codes_RK[others_R], np.arange(kept.width) < kept.counts_R[others_R, None]
+    return bool(np.where(mask, others <= largest, others == fill).all())
 
-    Args:
-        name: of the array.
-        empty_RK: entries that hold no value; every column up to the widest row.
-        kept_R: entries that must be there; they come first.
+
+def sign_set(values: NDArray[Any]) -> NDArray[Any]:
+    """Log-probabilities with their sign bit set, zero too: then one comparison of bits tells them from all else.
+
+    Raises:
+        CacheError: one above 0 by more than rounding.
+    """
+    if (values > LOG_SLACK).any():
+        raise CacheError(f"a log-probability of {float(np.nanmax(values)):g} is above 0")
+    return np.where(np.isnan(values), values, -np.abs(np.minimum(values, 0))).astype(values.dtype)
+
+
+def check_logprobs(values_RK: NDArray[Any], kept: Kept) -> None:
+    """Log-probabilities are finite, at most 0 and have their sign bit set where kept, and NaN elsewhere.
+
+    As signed integers the bits of such floats are those below the bits of minus infinity, so one maximum tells.
 
     Raises:
         CacheDamaged: a hole, or a value beyond.
     """
-    partial_R = np.flatnonzero(kept_R < empty_RK.shape[1])
-    expected = np.arange(empty_RK.shape[1]) >= kept_R[partial_R, None]
-    if np.count_nonzero(empty_RK) != np.count_nonzero(expected) or (empty_RK[partial_R] != expected).any():
-        raise CacheDamaged(f"{name} has a hole, or values where no row is")
+    bits = values_RK.view(f"i{values_RK.itemsize}")
+    infinity = int(np.array(-np.inf, dtype=values_RK.dtype).view(bits.dtype))
+    nan = int(np.array(np.nan, dtype=values_RK.dtype).view(bits.dtype))
+    if not check_entries(bits, kept, largest=infinity - 1, fill=nan):
+        raise CacheDamaged("logprobs has a hole, a value that is no log-probability, or values where no row is")
 
 
 def not_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Which floats are NaN or infinite, by their bits: numpy's `isfinite` of float16 takes ten times as long."""
     bits = values.view(f"u{values.itemsize}")
-    infinity = bits.dtype.type({2: 0x7C00, 4: 0x7F800000}[values.itemsize] << 1)
+    infinity = bits.dtype.type({2: 0xF800, 4: 0xFF000000}[values.itemsize])
     found: NDArray[np.bool_] = (bits << bits.dtype.type(1)) >= infinity
     return found
 

@@ -17,6 +17,7 @@ Shape suffixes: R rows  E entries  K kept (padded).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcache.cache.codecs.base import (
+    BIT_COLUMNS,
+    BITS,
     Arrays,
+    Filter,
     Spec,
-    check_holes,
+    check_entries,
     check_numbers,
     kept_counts,
     not_finite,
@@ -34,7 +38,15 @@ from kdcache.cache.codecs.base import (
     pad_entries,
     refuse_infinite,
 )
-from kdcache.cache.codecs.sparse import check_bound, check_tail, decode_tail, encode_sparse, join_ids, sparse_specs
+from kdcache.cache.codecs.sparse import (
+    SPARSE_FILTERS,
+    check_tail,
+    checked_ids,
+    decode_tail,
+    encode_sparse,
+    join_ids,
+    sparse_specs,
+)
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.ragged import fill_value, pointers
 from kdcache.core.errors import CacheDamaged
@@ -60,6 +72,11 @@ class Compact:
             "gap_shift": ("uint8", ()),
         }
 
+    def filters(self, compressor: str) -> Mapping[str, Filter]:
+        """As `fast`; columns of bits for the gaps, which shrink with the rank."""
+        filters = {**SPARSE_FILTERS, "gaps": BIT_COLUMNS}
+        return {**filters, "ids": BITS} if compressor == "lz4" else filters
+
     def encode(self, rows: SparseRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows; rows that do not fall are sorted first."""
         rows = _falling(rows)
@@ -83,24 +100,26 @@ class Compact:
     def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R = owned_rows(arrays)
-        kept_R = kept_counts(arrays, owned_R, arrays["ids"].shape[1])
+        kept = kept_counts(arrays, owned_R, arrays["ids"].shape[1])
         check_numbers(arrays, identity, owned_R)
         if (not_finite(arrays["first"]) == owned_R).any():
             raise CacheDamaged("first has a hole, or values where no row is")
-        check_holes("gaps", arrays["gaps"] == NO_GAP, (kept_R - 1).clip(min=0))
+        if not check_entries(arrays["gaps"], kept.less(1), largest=LARGEST_GAP, fill=NO_GAP):
+            raise CacheDamaged("gaps has a hole, or values where no row is")
         if ((arrays["gap_shift"] > LARGEST_GAP_SHIFT) & owned_R).any():
             raise CacheDamaged(f"a gap shift over {LARGEST_GAP_SHIFT} is impossible")
-        places_RK, table = join_ids(arrays), tables["id_table"]
-        check_bound(places_RK, np.full(len(kept_R), len(table), dtype=np.int64), kept_R)
+        table = tables["id_table"]
+        places_RK = checked_ids(arrays, np.full(len(owned_R), len(table), dtype=np.int32), kept)
         smaller_R = np.flatnonzero(owned_R & (arrays["num_classes"] < len(table)))
         if len(smaller_R):
             ids_RK = np.where(
-                np.arange(places_RK.shape[1]) < kept_R[smaller_R, None],
+                np.arange(kept.width) < kept.counts_R[smaller_R, None],
                 table[np.minimum(places_RK[smaller_R], len(table) - 1)],
                 0,
             )
-            check_bound(ids_RK, arrays["num_classes"][smaller_R], np.full(len(smaller_R), places_RK.shape[1]))
-        check_tail(arrays, owned_R, kept_R)
+            if (ids_RK >= arrays["num_classes"][smaller_R, None]).any():
+                raise CacheDamaged("ids has a class outside 0 to V - 1")
+        check_tail(arrays, owned_R, kept)
 
     def decode(self, packed: PackedRows) -> SparseRows:
         """Rows again."""

@@ -7,6 +7,7 @@ V is the largest of the block; a row of fewer classes is filled behind. No ids, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ from numpy.typing import NDArray
 
 from kdcache.cache.codecs.base import (
     Arrays,
+    Filter,
     Spec,
-    check_holes,
+    check_logprobs,
     check_numbers,
     common_arrays,
     kept_counts,
-    not_finite,
     owned_rows,
     refuse_infinite,
+    sign_set,
 )
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.ragged import pointers, ragged_indices
@@ -44,6 +46,10 @@ class Dense:
             "gold": ("float32", ()),
         }
 
+    def filters(self, compressor: str) -> Mapping[str, Filter]:
+        """All arrays as usual."""
+        return {}
+
     def encode(self, rows: SparseRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows, whatever order their classes come in."""
         kept_R = np.diff(rows.entry_ptr)
@@ -54,16 +60,16 @@ class Dense:
                 f"raise top_k, or choose codec fast or compact"
             )
         matrix = np.full((rows.num_rows, max(int(kept_R.max(initial=1)), 1)), np.nan, dtype=np.float32)
-        matrix[np.repeat(np.arange(rows.num_rows), kept_R), rows.ids] = rows.logprobs
+        matrix[np.repeat(np.arange(rows.num_rows), kept_R), rows.ids] = sign_set(rows.logprobs)
         refuse_infinite(matrix, kept_R)
         return {"logprobs": matrix, "num_kept": kept_R.astype(np.int32), **common_arrays(rows)}
 
     def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R = owned_rows(arrays)
-        kept_R = kept_counts(arrays, owned_R, arrays["logprobs"].shape[1], dense=True)
+        kept = kept_counts(arrays, owned_R, arrays["logprobs"].shape[1], dense=True)
         check_numbers(arrays, identity, owned_R)
-        check_holes("logprobs", not_finite(arrays["logprobs"]), kept_R)
+        check_logprobs(arrays["logprobs"], kept)
 
     def decode(self, packed: PackedRows) -> SparseRows:
         """Rows again; N = 0 atoms."""

@@ -9,13 +9,14 @@ Shape suffixes: R rows  D hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.cache.codecs.base import Arrays, Spec, check_numbers, common_arrays, not_finite, owned_rows
+from kdcache.cache.codecs.base import Arrays, Filter, Spec, check_numbers, common_arrays, not_finite, owned_rows
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import CacheDamaged, CacheError
 from kdcache.core.types import HiddenRows, PackedRows
@@ -32,6 +33,10 @@ class Floats:
         """Arrays of a block."""
         stored = "uint16" if self.dtype == "bfloat16" else self.dtype
         return {"hidden": (stored, (identity.hidden_size,)), **HIDDEN_SPECS}
+
+    def filters(self, compressor: str) -> Mapping[str, Filter]:
+        """All arrays as usual."""
+        return {}
 
     def encode(self, rows: HiddenRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows."""

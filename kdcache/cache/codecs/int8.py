@@ -12,12 +12,13 @@ Shape suffixes: R rows  D hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.cache.codecs.base import Arrays, Spec, check_numbers, common_arrays, owned_rows
+from kdcache.cache.codecs.base import Arrays, Filter, Spec, check_numbers, common_arrays, owned_rows
 from kdcache.cache.codecs.floats import HIDDEN_SPECS, hidden_rows
 from kdcache.cache.codecs.rotation import rotate, rotate_back
 from kdcache.cache.layout import TeacherIdentity
@@ -36,6 +37,10 @@ class Int8:
     def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
         """Arrays of a block."""
         return {"hidden": ("int8", (identity.hidden_size,)), "scale": ("float32", ()), **HIDDEN_SPECS}
+
+    def filters(self, compressor: str) -> Mapping[str, Filter]:
+        """All arrays as usual."""
+        return {}
 
     def encode(self, rows: HiddenRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows."""
