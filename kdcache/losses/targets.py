@@ -77,17 +77,55 @@ class HiddenTargets:
     num_classes_R: Tensor
     gold_R: Tensor
 
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> HiddenTargets:
+        """The same targets on another device, with their head."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking), self.head.to(device))
+
     def rows(self, index: Tensor | slice) -> HiddenTargets:
         """A subset of the rows."""
-        return HiddenTargets(
-            hidden_RD=self.hidden_RD[index],
-            head=self.head,
-            num_classes_R=self.num_classes_R[index],
-            gold_R=self.gold_R[index],
-        )
+        return self._map(lambda t: t[index], self.head)
+
+    def _map(self, function: Callable[[Tensor], Tensor], head: Head) -> HiddenTargets:
+        names = [f.name for f in fields(self) if f.name != "head"]
+        return HiddenTargets(head=head, **{name: function(getattr(self, name)) for name in names})
 
 
 Targets = SparseTargets | HiddenTargets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Rows of two teachers, of the same items in the same order; for cross-entropy.
+
+    Attributes:
+        first, second: their rows.
+        weight: of the first in [0, 1]; the second has `1 - weight`.
+    """
+
+    first: Targets
+    second: Targets
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        one, two = self.first.num_classes_R, self.second.num_classes_R
+        if one.shape != two.shape:
+            raise IncompatibleTargets(
+                f"the first teacher has {len(one)} rows and the second {len(two)}; a mixture needs both of every row"
+            )
+
+    @property
+    def num_classes_R(self) -> Tensor:
+        """V of each row, int64."""
+        return torch.maximum(self.first.num_classes_R, self.second.num_classes_R)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Mixture:
+        """The same mixture on another device."""
+        first, second = (part.to(device, non_blocking=non_blocking) for part in (self.first, self.second))
+        return Mixture(first=first, second=second, weight=self.weight)
+
+    def rows(self, index: Tensor | slice) -> Mixture:
+        """A subset of the rows."""
+        return Mixture(first=self.first.rows(index), second=self.second.rows(index), weight=self.weight)
 
 
 def from_rows(rows: SparseRows) -> SparseTargets:
