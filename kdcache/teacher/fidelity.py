@@ -20,7 +20,7 @@ from kdcache.core.types import PackedRows
 from kdcache.losses.head import Head
 from kdcache.losses.objective import Objective
 from kdcache.losses.rule import Verdict, judge
-from kdcache.losses.targets import HiddenTargets, SparseTargets, Targets
+from kdcache.losses.targets import SparseTargets, Targets
 from kdcache.teacher.roundtrip import Tables, Variant, stored_bytes, targets_of, through
 from kdcache.teacher.stores import Outputs
 
@@ -188,8 +188,6 @@ def dense_targets(logits_RV: Tensor, num_classes_R: Tensor) -> SparseTargets:
 
 def gradient(objective: Objective, student_RV: Tensor, targets: Targets) -> Tensor:
     """d(sum of the rows' losses)/d(student logits), [R, V], in the student's dtype."""
-    if isinstance(targets, HiddenTargets):
-        targets = dense_targets(targets.head.logits(targets.hidden_RD), targets.num_classes_R)
     with torch.enable_grad():
         leaf = student_RV.detach().clone().requires_grad_(True)
         (found,) = torch.autograd.grad(objective.rows(leaf, targets).sum(), leaf)
