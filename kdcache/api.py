@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from kdcache.cache.codec import unpack
 from kdcache.cache.loader import Loader
 from kdcache.cache.ragged import concatenate, take
 from kdcache.cache.reader import Cache
-from kdcache.core.errors import ConfigError
+from kdcache.core.errors import ConfigError, IncompatibleTargets
 from kdcache.core.order import epoch_order
-from kdcache.core.types import Item, SparseRows
+from kdcache.core.types import Item, Rows, SparseRows
 from kdcache.losses import rule
 from kdcache.losses.objective import Objective
 from kdcache.losses.targets import SparseTargets, from_rows
@@ -79,7 +80,7 @@ class CacheDataset(Dataset[tuple[Item, SparseRows | None]]):
         chosen = self._indices[index : index + 1] if index >= 0 else self._indices[[index]]
         if len(chosen) == 0:
             raise IndexError(f"item {index} of a split with {len(self)} items")
-        rows = None if self._teacher is None else self._cache.rows(self._teacher, chosen)
+        rows = None if self._teacher is None else _sparse(self._cache.rows(self._teacher, chosen))
         return self._cache.items(chosen)[0], rows
 
     def collate(self, samples: Sequence[tuple[Item, SparseRows | None]]) -> Batch:
@@ -167,7 +168,9 @@ class TeacherCache:
                 keep = np.flatnonzero(piece.weights_I > 0)  # fillers are for lockstep training only
                 if len(keep) == 0:
                     continue
-                targets = None if self.teacher is None else from_rows(take(piece.rows[self.teacher], keep))
+                targets = (
+                    None if self.teacher is None else from_rows(_sparse(unpack(take(piece.rows[self.teacher], keep))))
+                )
                 yield _batch([piece.items[i] for i in keep], self.pad_token_id, targets)
 
     def dataset(self, split: str) -> CacheDataset:
@@ -202,3 +205,9 @@ def open(path: str | Path, *, teacher: str | None = None, pad_token_id: int = 0)
 def _batch(items: Sequence[Item], pad_token_id: int, targets: SparseTargets | None) -> Batch:
     batch = collate(items, pad_token_id=pad_token_id, targets=targets)
     return Batch(inputs=batch.inputs, labels=batch.labels_R, targets=targets, positions=batch.positions_R2)
+
+
+def _sparse(rows: Rows) -> SparseRows:
+    if not isinstance(rows, SparseRows):
+        raise IncompatibleTargets("rows of store hidden cannot become sparse targets")
+    return rows

@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdcache.cache.codec import unpack
 from kdcache.cache.loader import Loader, Micro
 from kdcache.core import order
-from kdcache.core.types import IGNORE, Item
+from kdcache.core.errors import IncompatibleTargets
+from kdcache.core.types import IGNORE, Item, Rows, SparseRows
 from kdcache.losses.targets import SparseTargets, from_rows
 
 
@@ -185,7 +187,7 @@ class CachedSteps:
 
     def batch(self, micro: Micro) -> Batch:
         """A micro-batch of the loader as tensors."""
-        targets = None if self.teacher is None else from_rows(micro.rows[self.teacher])
+        targets = None if self.teacher is None else from_rows(_sparse(unpack(micro.rows[self.teacher])))
         return collate(micro.items, pad_token_id=self.pad_token_id, weights_B=micro.weights_I, targets=targets)
 
     def epoch(self, epoch: int) -> Iterator[TrainStep]:
@@ -198,3 +200,9 @@ class CachedSteps:
                 num_rows=step.num_rows,
                 num_labels=step.num_labels,
             )
+
+
+def _sparse(rows: Rows) -> SparseRows:
+    if not isinstance(rows, SparseRows):
+        raise IncompatibleTargets("rows of store hidden cannot become sparse targets")
+    return rows

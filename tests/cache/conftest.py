@@ -126,7 +126,8 @@ class Toy:
         for block in writer.pending_items():
             writer.write_items(block, self.flat[block.start : block.stop])
         for number, name in enumerate(teachers):
-            writer.add_teacher(build_teacher(name, top_k=top_k, weight_digest=f"{number:08x}"))
+            largest = max(int(item.classes_R.max()) for item in self.flat)
+            writer.add_teacher(build_teacher(name, top_k=top_k, num_classes=largest, weight_digest=f"{number:08x}"))
             for block in writer.pending(name):
                 items = self.flat[block.start : block.stop]
                 writer.write_rows(name, block, build_rows(items, top_k=top_k, seed=number * 1000 + block.start))
