@@ -14,16 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from kdcache.core.configuration import Configuration, Loss
 from kdcache.losses import tail as tails
+from kdcache.losses.rule import Tail
 from kdcache.losses.targets import SparseTargets
 
-Tail = Literal["uniform", "bucket"]
 Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 

@@ -33,8 +33,14 @@ def head_losses(hidden_RD: Tensor, head: Head, work: Work) -> RowLosses:
         hidden_RD: of the student, in the dtype of the head's weight.
         head: of the student.
         work: see `kernel.plan`.
+
+    Returns:
+        `total` is the sum over rows, a scalar; the others are [R].
     """
-    total, hard, soft, floor = _HeadLosses.apply(hidden_RD, head.weight_VD, head.bias_V, head, work)  # type: ignore[no-untyped-call]
+    tensors = (hidden_RD, head.weight_VD, head.bias_V)
+    if not torch.is_grad_enabled():  # the function would compute gradients that nobody asks for
+        tensors = (hidden_RD.detach(), head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach())
+    total, hard, soft, floor = _HeadLosses.apply(*tensors, head, work)  # type: ignore[no-untyped-call]
     return RowLosses(total=total, hard=hard, soft=soft, floor=floor)
 
 
@@ -63,21 +69,21 @@ class _HeadLosses(torch.autograd.Function):
                     gradient_CV.mul_(slope_CV)
                 sums.add(start, chunk_CD, weight_VD, gradient_CV)
         ctx.sums = sums
-        losses_R = torch.cat(parts, dim=1) if parts else hidden_RD.new_zeros((4, 0), dtype=work.dtype)
-        outputs = tuple(part.clone() for part in losses_R)
+        total_R, *others = torch.cat(parts, dim=1) if parts else hidden_RD.new_zeros((4, 0), dtype=work.dtype)
+        outputs = (total_R.sum(), *(other.clone() for other in others))
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.set_materialize_grads(False)
         return outputs
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, total_R: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, factor: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
         if ctx.sums is None:
             raise TrainingError("the loss was differentiated twice; compute it again instead of keeping its graph")
         sums, ctx.sums = ctx.sums, None
-        if total_R is None:
+        if factor is None:
             return None, None, None, None, None
-        return (*sums.scaled(total_R), None, None)
+        return (*sums.scaled(factor), None, None)
 
 
 class _Gradients:
@@ -92,8 +98,8 @@ class _Gradients:
         wanted: tuple[bool, bool, bool],
         dtype: torch.dtype,
     ) -> None:
-        self.any = torch.is_grad_enabled() or any(wanted)
-        self._dtypes = (weight_VD.dtype, weight_VD.dtype if bias_V is None else bias_V.dtype)
+        self.any = any(wanted)
+        self._dtypes = (hidden_RD.dtype, weight_VD.dtype, weight_VD.dtype if bias_V is None else bias_V.dtype)
         self._hidden = torch.empty_like(hidden_RD) if wanted[0] else None
         self._weight = torch.zeros_like(weight_VD, dtype=dtype) if wanted[1] else None
         self._bias = torch.zeros_like(bias_V, dtype=dtype) if bias_V is not None and wanted[2] else None
@@ -110,21 +116,14 @@ class _Gradients:
         if self._bias is not None:
             self._bias.add_(gradient_CV.sum(dim=0, dtype=self._bias.dtype))
 
-    def scaled(self, total_R: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients where the total of every row is weighted alike.
-
-        Raises:
-            TrainingError: rows were weighted after the loss.
-        """
-        first = total_R[:1].sum()
-        if total_R.stride(0) != 0 and bool((total_R != first).any()):
-            raise TrainingError("rows of a fused loss cannot be weighted afterwards; give the objective weights_R")
+    def scaled(self, factor: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients times the factor of the total, in their tensors' dtypes."""
         found: list[Tensor | None] = []
-        for gradient, dtype in ((self._hidden, None), (self._weight, self._dtypes[0]), (self._bias, self._dtypes[1])):
-            if gradient is not None and not (first.device.type == "cpu" and first == 1):
-                gradient.mul_(first)
-            found.append(gradient if gradient is None or dtype is None else gradient.to(dtype))
-        return found[0], found[1], found[2]
+        for gradient, dtype in zip((self._hidden, self._weight, self._bias), self._dtypes, strict=True):
+            if gradient is not None and not (factor.device.type == "cpu" and factor == 1):
+                gradient.mul_(factor)
+            found.append(None if gradient is None else gradient.to(dtype))
+        return tuple(found)
 
 
 def _activate(logits_CV: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
