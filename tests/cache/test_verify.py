@@ -16,7 +16,7 @@ from kdcache.cache.store import FileRecord
 from kdcache.cache.verify import verify
 from kdcache.core.errors import CacheFormatError
 
-from .conftest import build_rows
+from .conftest import build_rows, identity_of
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -63,7 +63,7 @@ def forge(root, part, block, files):
 
 def forge_rows(toy, root, rows):
     block = toy.plan.blocks[0]
-    arrays = encode(rows, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop])
+    arrays = encode(rows, identity_of(rows), {}, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop])
     attributes = {"teacher": "t_hs", "block": block.name}
     forge(root, "t_hs", block.name, to_files(arrays, chunk_rows=toy.plan.chunk_rows, attributes=attributes))
 
@@ -71,7 +71,7 @@ def forge_rows(toy, root, rows):
 @pytest.fixture
 def sparse(make_toy, tmp_path):
     toy = make_toy(num_classes=9)
-    toy.dump(tmp_path / "sparse", top_k=4)
+    toy.dump(tmp_path / "sparse", top_k=4, num_classes=20)
     block = toy.plan.blocks[0]
     return toy, tmp_path / "sparse", build_rows(toy.flat[: block.stop], top_k=4, seed=0)
 
