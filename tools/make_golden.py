@@ -1,4 +1,4 @@
-"""Write the golden files of the cache format into tests/golden: run it only for a new format, never to get a test green.
+"""Write the golden files of the cache format into tests/golden: for a new format, never to get a test green.
 
     python tools/make_golden.py [FOLDER]
 

@@ -165,7 +165,7 @@ def tokens_digest(item: Item) -> int:
 
 
 def chunk_rows_for(items: Sequence[Item]) -> int:
-    """Rows of a chunk: 4,096 shared by short items; else (a median over 8 rows) a power of two up to half the median."""
+    """Rows of a chunk: 4,096 shared by short items; else (a median over 8) a power of two up to half the median."""
     if not _own_chunks(items):
         return SHARED_CHUNK_ROWS
     half = max(int(np.median([item.num_rows for item in items])) // 2, 1)

@@ -103,8 +103,8 @@ def test_a_codec_outside_the_whitelist_names_the_block(toy, tmp_path):
     rows = build_rows(toy.flat[: block.stop])
     files = to_files(encode(rows, identity_of(rows), {}), chunk_rows=9, attributes={})
     files["lse/zarr.json"] = files["lse/zarr.json"].replace(b"blosc", b"pickle")
+    record = record_of(tmp_path, "t", files)
     with pytest.raises(CacheFormatError, match="block 00000 of teacher t: array lse is coded by bytes, pickle, crc32c"):
-        record = record_of(tmp_path, "t", files)
         load_arrays(tmp_path, toy.plan, block, record, identity=identity_of(rows), shared={})
 
 

@@ -70,9 +70,7 @@ def test_bytes_of_a_small_block_are_frozen(codec):
     golden = json.loads((GOLDEN / "blocks.json").read_text())[codec]
     identity, tables, rows = golden_rows(codec)
     arrays, decoded = from_tree(golden["arrays"]), from_tree(golden["decoded"])
-    packed = PackedRows(
-        row_ptr=np.array([0, 2, 4]), store=identity.store, codec=codec, arrays=arrays, shared=tables
-    )
+    packed = PackedRows(row_ptr=np.array([0, 2, 4]), store=identity.store, codec=codec, arrays=arrays, shared=tables)
     found = unpack(packed)
     for name, array in decoded.items():
         assert getattr(found, name).tobytes() == array.tobytes(), name

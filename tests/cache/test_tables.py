@@ -68,7 +68,10 @@ def test_tables_and_head_come_back_bit_by_bit_and_equal_ones_give_equal_bytes():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mean": None}, r"codec\.safetensors of teacher t_hs \(store hidden, codec int8\) lacks 'mean'; it holds mean, "),
+        (
+            {"mean": None},
+            r"codec\.safetensors of teacher t_hs \(store hidden, codec int8\) lacks 'mean'; it",
+        ),
         ({"id_table": np.zeros(9, np.int32)}, "has no 'id_table'; it holds mean, rotation_seed"),
         ({"mean": np.zeros(5, np.float32)}, r"mean is float32 \[5\]; expected: float32 \[4\]"),
         ({"mean": np.zeros(4)}, r"mean is float64 \[4\]; expected: float32 \[4\]"),

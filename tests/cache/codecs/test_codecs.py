@@ -74,7 +74,10 @@ def test_taking_and_joining_packed_rows_equals_unpacking_some_of_them(store, cod
     rows, identity, tables = case(store, codec, [2, 1, 3])
     packed = pack(rows, identity, tables)
     order = np.array([2, 0, 2])
-    picked, joined = unpack(take(packed, order)), unpack(concatenate([take(packed, order[:1]), take(packed, order[1:])]))
+    picked, joined = (
+        unpack(take(packed, order)),
+        unpack(concatenate([take(packed, order[:1]), take(packed, order[1:])])),
+    )
     expected = take(unpack(packed), order)
     for field in dataclasses.fields(expected):
         for found in (picked, joined):
@@ -144,7 +147,14 @@ def test_ragged_rows_as_top_p_keeps_them_come_back(data, codec, num_classes):
 @pytest.mark.parametrize("codec", ["fast", "compact"])
 @pytest.mark.parametrize(
     ("num_classes", "high"),
-    [(65_536, None), (65_537, "uint8"), (131_072, "uint8"), (131_073, "uint8"), (152_064, "uint8"), (2**24 + 1, "uint16")],
+    [
+        (65_536, None),
+        (65_537, "uint8"),
+        (131_072, "uint8"),
+        (131_073, "uint8"),
+        (152_064, "uint8"),
+        (2**24 + 1, "uint16"),
+    ],
 )
 def test_ids_beyond_17_bits_come_back(codec, num_classes, high):
     # One tool packs ids in 17 bits: vocabularies above 131,072 wrap around.

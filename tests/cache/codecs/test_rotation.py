@@ -25,7 +25,9 @@ def test_the_rotation_of_six_numbers_is_frozen():
 def test_hadamard_order_is_the_natural_one():
     size = 4
     signs = np.sign(rotate(np.array([[1, 0, 0, 0]], np.float32), seed=1))[0]
-    matrix = rotate(np.eye(size, dtype=np.float32), seed=1) * np.sign(rotate(np.eye(size, dtype=np.float32), seed=1)[:, :1])
+    matrix = rotate(np.eye(size, dtype=np.float32), seed=1) * np.sign(
+        rotate(np.eye(size, dtype=np.float32), seed=1)[:, :1]
+    )
     np.testing.assert_allclose(matrix * 2, [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])
     assert abs(signs).tolist() == [1, 1, 1, 1]
 
