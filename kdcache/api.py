@@ -12,7 +12,7 @@ B items  L tokens  R rows
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,14 @@ from torch.utils.data import Dataset, Sampler
 from kdcache.cache.loader import Loader
 from kdcache.cache.ragged import concatenate, take
 from kdcache.cache.reader import Cache
+from kdcache.core.configuration import Configuration
 from kdcache.core.errors import ConfigError
 from kdcache.core.order import epoch_order, hash_keys
-from kdcache.core.types import Item, SparseRows
+from kdcache.core.types import Item, PackedRows
 from kdcache.losses import rule
 from kdcache.losses.objective import Objective
-from kdcache.losses.targets import SparseTargets, from_rows
+from kdcache.losses.packed import PackedTargets, Teacher
+from kdcache.losses.targets import Mixture, Targets
 from kdcache.training.batch import collate
 
 __all__ = ["Batch", "CacheDataset", "EpochSampler", "Objective", "TeacherCache", "open"]
@@ -47,7 +49,7 @@ class Batch:
 
     inputs: dict[str, Tensor]
     labels: Tensor
-    targets: SparseTargets | None
+    targets: Targets | Mixture | None
     positions: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
@@ -60,39 +62,40 @@ class Batch:
         )
 
 
-class CacheDataset(Dataset[tuple[Item, SparseRows | None]]):
-    """A split as a map-style dataset: `dataset[i]` is an item with its teacher rows.
+Sample = tuple[Item, tuple[PackedRows, ...]]
+
+
+class CacheDataset(Dataset[Sample]):
+    """A split as a map-style dataset: `dataset[i]` is an item with its teachers' rows, as the cache stores them.
 
     For torch's DataLoader: `DataLoader(dataset, batch_size=32, sampler=sampler, collate_fn=dataset.collate)`.
     """
 
-    def __init__(self, cache: Cache, *, split: str, teacher: str | None, pad_token_id: int = 0) -> None:
-        self._cache = cache
+    def __init__(self, source: TeacherCache, *, split: str) -> None:
+        self._source = source
         self._split = split
-        self._indices = cache.plan.indices(split)
-        self._teacher = teacher
-        self._pad_token_id = pad_token_id
+        self._indices = source.cache.plan.indices(split)
 
     @property
     def identity(self) -> str:
         """What an order of its items is of: the data's digest and the split."""
-        return f"{self._cache.marker.dataset_digest}/{self._split}"
+        return f"{self._source.cache.marker.dataset_digest}/{self._split}"
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> tuple[Item, SparseRows | None]:
+    def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
             raise IndexError(f"item {index} of a split with {len(self)} items")
         chosen = self._indices[[index]]
-        rows = None if self._teacher is None else self._cache.rows(self._teacher, chosen)
-        return self._cache.items(chosen)[0], rows
+        cache = self._source.cache
+        rows = tuple(cache.packed(teacher, chosen) for teacher in self._source.teachers)
+        return cache.items(chosen)[0], rows
 
-    def collate(self, samples: Sequence[tuple[Item, SparseRows | None]]) -> Batch:
-        """Pad samples to a batch."""
-        rows = [rows for _, rows in samples if rows is not None]
-        targets = from_rows(concatenate(rows)) if rows else None
-        return _batch([item for item, _ in samples], self._pad_token_id, targets)
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Pad samples to a batch, its targets expanded."""
+        parts = zip(*(rows for _, rows in samples), strict=True)
+        return self._source.batch([item for item, _ in samples], [concatenate(list(part)) for part in parts])
 
 
 class EpochSampler(Sampler[int]):
@@ -155,11 +158,13 @@ class EpochSampler(Sampler[int]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherCache:
-    """A cache seen through one of its teachers; get one with `kdcache.open`."""
+    """A cache seen through one of its teachers, or through a mixture of two; get one with `kdcache.open`."""
 
     cache: Cache
-    teacher: str | None
+    teachers: tuple[str, ...] = ()
+    teacher_weight: float = 0.5
     pad_token_id: int = 0
+    _teachers: dict[str, Teacher] = field(default_factory=dict, repr=False, compare=False)
 
     def loader(
         self,
@@ -190,13 +195,13 @@ class TeacherCache:
         loader = Loader(
             self.cache,
             split=split,
-            teachers=() if self.teacher is None else (self.teacher,),
+            teachers=self.teachers,
             batch_size=batch_size,
             micro_batch_size=-(-batch_size // world_size) if world_size > 0 else batch_size,
             seed=seed,
             rank=rank,
             world_size=world_size,
-            with_rows=self.teacher is not None,
+            with_rows=bool(self.teachers),
         )
         _check_shares(loader, drop_short=drop_short)
         return self._batches(loader, epoch, least=batch_size if drop_short else 1)
@@ -206,41 +211,58 @@ class TeacherCache:
             (micro,) = step.micros
             keep = np.flatnonzero(micro.weights_I > 0)  # fillers are for lockstep training only
             if step.num_items >= least:
-                targets = None if self.teacher is None else from_rows(take(micro.rows[self.teacher], keep))
-                yield _batch([micro.items[i] for i in keep], self.pad_token_id, targets)
+                rows = [take(micro.rows[name], keep) for name in self.teachers]
+                yield self.batch([micro.items[i] for i in keep], rows)
+
+    def batch(self, items: Sequence[Item], rows: Sequence[PackedRows]) -> Batch:
+        """Items and their rows of each teacher as a batch on the CPU."""
+        packed = None
+        if rows:
+            for name in self.teachers:
+                if name not in self._teachers:
+                    self._teachers[name] = Teacher(head=self.cache.head(name))
+            teachers = tuple(self._teachers[name] for name in self.teachers)
+            packed = PackedTargets(rows=tuple(rows), teachers=teachers, weight=self.teacher_weight)
+        batch = collate(items, pad_token_id=self.pad_token_id, packed=packed).to(torch.device("cpu"))
+        return Batch(inputs=batch.inputs, labels=batch.labels_R, targets=batch.targets, positions=batch.positions_R2)
 
     def dataset(self, split: str) -> CacheDataset:
         """A split as a map-style dataset."""
-        return CacheDataset(self.cache, split=split, teacher=self.teacher, pad_token_id=self.pad_token_id)
+        return CacheDataset(self, split=split)
 
     def exactness(self, objective: Objective) -> rule.Verdict:
         """Whether this cache gives an objective exactly, within a bound, or only approximately."""
-        if self.teacher is None:
-            return rule.Verdict(kind="exact")
-        identity = self.cache.teacher(self.teacher)
-        return rule.judge(objective, top_k=identity.top_k, num_classes=identity.num_classes)
+        identities = [self.cache.teacher(name) for name in self.teachers]
+        return rule.worst(
+            *(
+                rule.judge(objective, top_k=i.top_k, num_classes=i.num_classes, store=i.store, codec=i.codec)
+                for i in identities
+            )
+        )
 
 
-def open(path: str | Path, *, teacher: str | None = None, pad_token_id: int = 0) -> TeacherCache:  # noqa: A001
+def open(  # noqa: A001
+    path: str | Path, *, teacher: str | None = None, teacher_weight: float = 0.5, pad_token_id: int = 0
+) -> TeacherCache:
     """Open a cache.
 
     Args:
         path: its folder.
-        teacher: whose rows are the targets, e.g. `t_ll`; null for items and labels alone.
+        teacher: whose rows are the targets, e.g. `t_ll`, or `t_hs+t_ll` for a mixture; null for items and labels alone.
+        teacher_weight: of the first teacher of a mixture.
         pad_token_id: the tokenizer's, for `input_ids`.
 
     Raises:
         CacheError: no sound cache there, or no such teacher.
+        ConfigError: neither one teacher nor two, or a weight outside [0, 1].
     """
     cache = Cache.open(path)
+    teachers: tuple[str, ...] = ()
     if teacher is not None:
-        cache.teacher(teacher)
-    return TeacherCache(cache=cache, teacher=teacher, pad_token_id=pad_token_id)
-
-
-def _batch(items: Sequence[Item], pad_token_id: int, targets: SparseTargets | None) -> Batch:
-    batch = collate(items, pad_token_id=pad_token_id, targets=targets)
-    return Batch(inputs=batch.inputs, labels=batch.labels_R, targets=targets, positions=batch.positions_R2)
+        teachers = Configuration(teacher=teacher, teacher_weight=teacher_weight).teachers
+    for name in teachers:
+        cache.teacher(name)
+    return TeacherCache(cache=cache, teachers=teachers, teacher_weight=teacher_weight, pad_token_id=pad_token_id)
 
 
 def _check_shares(loader: Loader, *, drop_short: bool) -> None:

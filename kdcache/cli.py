@@ -112,24 +112,68 @@ def train_teacher(config: Path, **options: Any) -> None:
 @run_options
 @click.option("--teacher", "teachers", multiple=True, metavar="NAME=PATH", help="A checkpoint to run; repeatable.")
 @device_option
+@click.option("--dry-run", is_flag=True, help="Print rows, bytes, FLOPs and hours; write nothing.")
+@click.option("--speed", type=float, metavar="TOKENS", help="With --dry-run: tokens a second, instead of a trial.")
+@click.option("--fidelity", type=int, metavar="N", help="Print what each store loses on N items; write nothing.")
+@click.option("--grid", metavar="LOSS:TAU_T:TAU_S,...", help="With --fidelity: configurations, e.g. ce:2:1,ce:4:tied.")
+@click.option("--student", help="With --fidelity: a student of the models file, instead of noise.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run or --fidelity: for machines.")
 def dump_teacher(config: Path, teachers: tuple[str, ...], device: str, **options: Any) -> None:
     """Run each teacher checkpoint once and keep what any distillation needs.
 
     Without --teacher these are t_hs and t_ll of train-teacher. Interrupted, the same command continues. Settings: the
-    block `dump:` of CONFIG.
+    block `dump:` of CONFIG. Before it is paid for, --dry-run says what it costs and --fidelity what it keeps.
     """
+    asked = {name: options.pop(name) for name in ("dry_run", "speed", "fidelity", "grid", "student", "as_json")}
+    _check_dump_flags(asked)
     file = _load(config, options)
-    from kdcache.teacher import dump
+    if asked["dry_run"]:
+        from kdcache.teacher import preview
 
-    result = dump.run(file, teachers=teachers, device=device)
-    click.echo(result.summary(file))
+        estimate = preview.run(file, teachers=teachers, device=device, speed=asked["speed"])
+        click.echo(preview.as_json(estimate) if asked["as_json"] else preview.text(estimate))
+    elif asked["fidelity"] is not None:
+        from kdcache.student import skip_layers
+        from kdcache.teacher import advice, examine
+
+        report = examine.run(
+            file,
+            num_items=asked["fidelity"],
+            build_student=skip_layers.build,
+            teachers=teachers,
+            device=device,
+            grid=asked["grid"],
+            student=asked["student"],
+        )
+        click.echo(advice.as_json(report) if asked["as_json"] else advice.text(report))
+    else:
+        from kdcache.teacher import dump
+
+        click.echo(dump.run(file, teachers=teachers, device=device).summary(file))
+
+
+def _check_dump_flags(asked: dict[str, Any]) -> None:
+    """Refuse flags that the command would ignore."""
+    dry, faithful = asked["dry_run"], asked["fidelity"] is not None
+    if dry and faithful:
+        raise click.UsageError("--dry-run and --fidelity are two reports; ask for one at a time")
+    for name, needs, there in (
+        ("speed", "--dry-run", dry),
+        ("grid", "--fidelity N", faithful),
+        ("student", "--fidelity N", faithful),
+        ("as_json", "--dry-run or --fidelity N", dry or faithful),
+    ):
+        if asked[name] not in (None, False) and not there:
+            raise click.UsageError(f"--{name.removeprefix('as_')} means something only with {needs}")
 
 
 @cli.command("train-student")
 @run_options
 @click.option("--student", help="Name of a student in the models file.")
-@click.option("--teacher", help="Name of a teacher in the cache: t_hs, t_ll, ...")
-@click.option("--loss", help="Distance to the teacher: ce or mse.")
+@click.option("--teacher", help="Name of a teacher in the cache: t_hs, t_ll, ...; t_hs+t_ll mixes two.")
+@click.option("--teacher-weight", "teacher_weight", help="Of the first teacher of a mixture, in [0, 1].")
+@click.option("--loss", help="Distance to the teacher: ce, mse, reverse_kl or jsd.")
+@click.option("--jsd-beta", "jsd_beta", help="The teacher's share in jsd's mixture, inside (0, 1).")
 @click.option("--tau-t", "tau_t", help="Temperature of the teacher's logits.")
 @click.option("--tau-s", "tau_s", help="Temperature of the student's logits: a number, or tied.")
 @click.option("--alpha", help="Weight of the teacher in [0, 1]; 0 is hard labels only.")
@@ -141,7 +185,7 @@ def train_student(config: Path, **options: Any) -> None:
 
     Flags override the block `student:` of CONFIG. A run that has finished is not repeated.
     """
-    names = ("student", "teacher", "loss", "tau_t", "tau_s", "alpha", "seed", "cache")
+    names = ("student", "teacher", "teacher_weight", "loss", "jsd_beta", "tau_t", "tau_s", "alpha", "seed", "cache")
     given = {name: options.pop(name) for name in names}
     flags = [f"student.{name}={value}" for name, value in given.items() if value is not None]
     options["overrides"] = (*options["overrides"], *flags)

@@ -12,9 +12,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from kdcache.cache.codec import check_arrays, fill_value
+from kdcache.cache.codec import check_arrays
+from kdcache.cache.codecs.base import Arrays, owned_rows
 from kdcache.cache.items import FILE, ItemColumns, items_from_parquet
-from kdcache.cache.layout import Block, Plan
+from kdcache.cache.layout import Block, Plan, TeacherIdentity
 from kdcache.cache.ragged import ragged_indices
 from kdcache.cache.records import CommitRecord
 from kdcache.cache.shards import from_files
@@ -50,6 +51,7 @@ class ByteLRU(Generic[V]):
             if key not in self._values:
                 self._values[key] = value, size
                 self.num_bytes += size
+            value = self._values[key][0]
             while self.num_bytes > self._budget and len(self._values) > 1:
                 self.num_bytes -= self._values.popitem(last=False)[1][1]
         return value
@@ -104,7 +106,9 @@ def load_items(root: Path, plan: Plan, block: Block, record: CommitRecord) -> It
     return columns
 
 
-def load_arrays(root: Path, plan: Plan, block: Block, record: CommitRecord) -> dict[str, NDArray[Any]]:
+def load_arrays(
+    root: Path, plan: Plan, block: Block, record: CommitRecord, *, identity: TeacherIdentity, shared: Arrays
+) -> dict[str, NDArray[Any]]:
     """The arrays of a teacher's block, as `codec.encode` made them.
 
     Raises:
@@ -114,19 +118,39 @@ def load_arrays(root: Path, plan: Plan, block: Block, record: CommitRecord) -> d
     files = read_files(root, record)
     where = f"{root}: block {block.name} of teacher {record.part}"
     try:
-        arrays = from_files(files)
-        check_digests(files, record)
-        check_arrays(arrays)
+        arrays = decode_files(files, record, identity=identity, shared=shared)
         planned = slice(block.start, block.stop)
         expected = np.zeros(block.num_rows, dtype=bool)
         expected[ragged_indices(plan.first_row[planned], plan.num_rows[planned])] = True
-        owned = arrays["num_kept"] != fill_value(arrays["num_kept"].dtype)
+        owned = owned_rows(arrays)
         if len(owned) != block.num_rows:
             raise CacheDamaged(f"the block has {len(owned)} rows, the plan {block.num_rows}")
         if (owned != expected).any():
-            raise CacheDamaged(f"num_kept has {int(owned.sum())} rows that are not where the plan has them")
+            raise CacheDamaged(f"num_classes has {int(owned.sum())} rows that are not where the plan has them")
     except CacheDamaged as error:
         raise CacheDamaged(f"{where}: {error}") from None
     except CacheFormatError as error:
         raise CacheFormatError(f"{where}: {error}") from None
+    return arrays
+
+
+def decode_files(
+    files: Mapping[str, bytes], record: CommitRecord, *, identity: TeacherIdentity, shared: Arrays
+) -> dict[str, NDArray[Any]]:
+    """From the bytes of a block to arrays that are checked: all that a read costs on the CPU, once a block.
+
+    Every byte is verified once, by the digest of its file. Only where that fails are the chunks' own checksums
+    computed, to say which chunk it is.
+
+    Raises:
+        CacheDamaged: bytes that are not those committed, or values that cannot be rows.
+        CacheFormatError: a codec or layout that this version does not read.
+    """
+    try:
+        check_digests(files, record)
+    except CacheDamaged:
+        from_files(files)
+        raise
+    arrays = from_files(files, verified=True)
+    check_arrays(arrays, identity, shared)
     return arrays

@@ -5,15 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import xxhash
+from numpy.typing import NDArray
 
 from kdcache.cache.layout import MARKER, PLAN, Marker, Plan, TeacherIdentity, cache_signature, signature
 from kdcache.cache.plan import plan_from_parquet
 from kdcache.cache.records import ITEMS, CommitRecord, Manifest, record_from_tree
 from kdcache.cache.store import MANIFEST_BYTES, FileRecord, check_name, file_size, read_bytes, read_json
-from kdcache.core.errors import CacheDamaged, CacheFormatError
+from kdcache.cache.tables import from_bytes, needs
+from kdcache.core.errors import CacheDamaged, CacheError, CacheFormatError
 
 AGAIN = "run the same command again: it continues"
 PLAN_BYTES = 1 << 31
+LARGEST_FILE = 1 << 36
+"""Bytes of the largest file outside blocks, a teacher's head."""
 _MANIFEST = re.compile(r"([0-9]{6,9})\.json")
 _COMMIT = re.compile(r"([0-9]{5,9})\.json")
 
@@ -31,6 +38,11 @@ def commit_path(part: str, block: str) -> str:
 def teacher_path(name: str) -> str:
     """Identity of a teacher, relative to the cache."""
     return f"teachers/{name}/teacher.json"
+
+
+def table_path(name: str, file: str) -> str:
+    """What the rows of a teacher share (`tables.TABLES`, `tables.HEAD`), relative to the cache."""
+    return f"teachers/{name}/{file}"
 
 
 def manifest_path(number: int) -> str:
@@ -64,6 +76,24 @@ def read_teacher(root: Path, name: str) -> TeacherIdentity:
     if identity.name != name:
         raise CacheDamaged(f"{where} is the identity of {identity.name!r}")
     return identity
+
+
+def read_tables(
+    root: Path, identity: TeacherIdentity, file: str, *, expected: FileRecord | None = None
+) -> dict[str, NDArray[Any]]:
+    """What the rows of a teacher share; `expected` is the manifest's record of the file.
+
+    Raises:
+        CacheDamaged: the file is missing, not the one that was sealed, or does not fit the teacher.
+    """
+    name = table_path(identity.name, file)
+    content = read_bytes(root, name, limit=LARGEST_FILE if expected is None else expected.size)
+    if expected is not None and xxhash.xxh3_64_hexdigest(content) != expected.xxh3:
+        raise CacheDamaged(f"{root / name} is not the file that was sealed; restore it, or dump this teacher again")
+    try:
+        return from_bytes(content, identity, file)
+    except CacheError as error:
+        raise CacheDamaged(f"{root}: {error}") from None
 
 
 def teacher_names(root: Path) -> tuple[str, ...]:
@@ -167,9 +197,11 @@ def all_files(
 def build_manifest(root: Path, marker: Marker, plan: Plan, *, teachers: Sequence[str], number: int) -> Manifest:
     """The manifest of what is committed now: items and these teachers. Reads, but does not publish."""
     blocks = {part: read_commits(root, part, plan) for part in (ITEMS, *sorted(teachers))}
-    names = [MARKER, PLAN, *(teacher_path(name) for name in sorted(teachers))]
-    files = {name: FileRecord.of(read_bytes(root, name, limit=PLAN_BYTES)) for name in names}
     identities = [read_teacher(root, name) for name in sorted(teachers)]
+    names = [MARKER, PLAN]
+    for identity in identities:
+        names += [teacher_path(identity.name), *(table_path(identity.name, file) for file in needs(identity))]
+    files = {name: FileRecord.of(read_bytes(root, name, limit=LARGEST_FILE)) for name in names}
     totals = {
         "items": plan.num_items,
         "rows": int(plan.num_rows.sum()),

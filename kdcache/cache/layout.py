@@ -28,6 +28,9 @@ WRITER_FEATURES: frozenset[str] = frozenset()
 """Writer features that this version knows; a cache that needs another is read-only."""
 STORES = {"topk": ("dense", "fast", "compact"), "hidden": ("float32", "float16", "bfloat16", "int8")}
 """Store -> its codecs."""
+COMPRESSORS = ("lz4", "zstd")
+LARGEST_CLASSES = 2**31 - 1
+HIDDEN_NEEDS = "hidden_size of at least 1 and top_k 0"
 ROLES = ("t_hs", "t_ll", "user")
 _UNCOMPARED = ("uuid", "created_by", "extra")
 
@@ -110,9 +113,10 @@ class TeacherIdentity:
         role: `t_hs` (highest validation score), `t_ll` (lowest validation NLL) or `user`.
         score: on the validation split: the metric, `nll`, `ece`, `brier`, `temperature`, ...
         store: `topk` or `hidden`.
-        codec: how the values of a row are stored; one of `STORES[store]`. `dense` where top_k >= num_classes.
+        codec: how the values of a row are stored, one of `STORES[store]`; given as another
+            of store topk, it becomes `dense` where top_k >= num_classes, and only there.
         compressor: `lz4` or `zstd`, of the arrays' chunks.
-        top_k: classes kept of a row, at most; at least the number of classes means dense. 0 for `hidden`.
+        top_k: classes kept of a row, at most; 0 for `hidden`.
         top_p: 1, or the mass up to which a row's classes are kept.
         hidden_size: D of `hidden`, else 0.
         num_atoms: atoms of the tail curve; 0 if dense.
@@ -146,9 +150,9 @@ class TeacherIdentity:
         for name, value, allowed in (("role", self.role, ROLES), ("store", self.store, STORES)):
             if value not in allowed:
                 raise CacheError(f"{name} of teacher {self.name} is {value!r}; allowed: {', '.join(allowed)}")
-        for name, number in (("top_k", self.top_k), ("num_classes", self.num_classes)):
-            if number < 1:
-                raise CacheError(f"{name} of teacher {self.name} is {number}; it must be at least 1")
+        if self.store == "topk" and self.codec in STORES["topk"] and self.top_k >= self.num_classes:
+            object.__setattr__(self, "codec", "dense")
+        _check_store(self)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -165,28 +169,74 @@ class TeacherIdentity:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any], *, where: str) -> TeacherIdentity:
-        """From JSON values that are not trusted; unknown keys are tolerated."""
+        """From JSON values that are not trusted; unknown keys are tolerated.
+
+        Raises:
+            CacheDamaged: a key is missing, has another type, or contradicts another.
+            CacheFormatError: a name that cannot be one.
+        """
         values = {}
         for f in fields(cls):
             if f.name not in tree:
                 raise CacheDamaged(f"{where} lacks {f.name}")
             values[f.name] = _checked(f.name, tree[f.name], f.type, where=where)
-        return cls(**values)
+        try:
+            return cls(**values)
+        except CacheFormatError:
+            raise
+        except CacheError as error:
+            raise CacheDamaged(f"{where}: {error}") from None
 
     def differences(self, other: TeacherIdentity) -> dict[str, tuple[Any, Any]]:
         """Fields that make it another teacher -> (this one's, the other's).
 
         Source and scores are not among them: a folder may move, and scores are measured anew on every run.
         """
-        names = ("weight_digest", "role", "store", "top_k", "num_atoms", "num_classes", "dtype", "aliases")
+        names = [f.name for f in fields(self) if f.name not in ("name", "source", "score")]
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _check_store(identity: TeacherIdentity) -> None:
+    """Refuse settings of a store that contradict each other."""
+    who, codecs = f"teacher {identity.name}", STORES[identity.store]
+    if identity.codec not in codecs:
+        raise CacheError(
+            f"codec of {who} is {identity.codec!r}; allowed with store {identity.store}: {', '.join(codecs)}"
+        )
+    if identity.compressor not in COMPRESSORS:
+        raise CacheError(f"compressor of {who} is {identity.compressor!r}; allowed: {', '.join(COMPRESSORS)}")
+    if not 1 <= identity.num_classes <= LARGEST_CLASSES:
+        raise CacheError(f"num_classes of {who} is {identity.num_classes}; allowed: 1 to 2^31 - 1")
+    if not 0 < identity.top_p <= 1:
+        raise CacheError(f"top_p of {who} is {identity.top_p:g}; allowed: above 0, at most 1")
+    if identity.store == "hidden":
+        for name, found, least in (("hidden_size", identity.hidden_size, 1), ("top_k", -identity.top_k, 0)):
+            if found < least:
+                raise CacheError(f"{name} of {who} is {abs(found)}; store hidden needs {HIDDEN_NEEDS}")
+        return
+    if identity.top_k < 1:
+        raise CacheError(f"top_k of {who} is {identity.top_k}; it must be at least 1")
+    if identity.hidden_size:
+        raise CacheError(f"hidden_size of {who} is {identity.hidden_size}; set it to 0 for store topk")
+    if identity.codec == "dense" and identity.top_k < identity.num_classes:
+        raise CacheError(
+            f"codec of {who} is 'dense' with top_k {identity.top_k} of {identity.num_classes} classes; "
+            f"dense keeps all classes: raise top_k, or choose codec fast or compact"
+        )
+
+
+def kept(identity: TeacherIdentity) -> str:
+    """What is kept of a row, in a word: `topk64`, `topk64p0.98`, `hidden-int8`."""
+    if identity.store == "hidden":
+        return f"hidden-{identity.codec}"
+    return f"topk{identity.top_k}" + (f"p{identity.top_p:g}" if identity.top_p < 1 else "")
 
 
 def cache_signature(marker: Marker, teachers: Sequence[TeacherIdentity], *, num_items: int) -> str:
     """One line that says what a whole cache holds, all splits and teachers; `signature` is of one split's targets."""
     sources = "+".join(f"{_source(t)}@{t.weight_digest[:4]}:{t.name}" for t in teachers) or "none"
-    stores = "+".join(dict.fromkeys(f"{t.store}{t.top_k}" for t in teachers)) or "items"
+    stores = "+".join(dict.fromkeys(kept(t) for t in teachers)) or "items"
     data = f"{marker.dataset_name}@{marker.dataset_digest[:4]}"
     return f"kdcache{marker.major}|{data}|{sources}|{stores}|items{num_items}"
 
@@ -203,7 +253,7 @@ def signature(marker: Marker, teacher: TeacherIdentity, *, split: str, num_items
     """
     return (
         f"kdcache{marker.major}|{marker.dataset_name}@{marker.dataset_digest[:4]}.{split}"
-        f"|{_source(teacher)}@{teacher.weight_digest[:4]}:{teacher.name}|{teacher.store}{teacher.top_k}|items{num_items}"
+        f"|{_source(teacher)}@{teacher.weight_digest[:4]}:{teacher.name}|{kept(teacher)}|items{num_items}"
     )
 
 
@@ -233,6 +283,8 @@ def _checked(name: str, value: Any, hint: Any, *, where: str) -> Any:
         return value
     if hint == "int" and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
         return value
+    if hint == "float" and _is_number(value):
+        return float(value)
     if hint == "tuple[str, ...]" and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
     if hint == "Mapping[str, float]" and isinstance(value, dict) and all(map(_is_number, value.values())):

@@ -16,11 +16,11 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.cache.check import alignment
+from kdcache.cache.check import alarm
 from kdcache.cache.reader import Cache
 from kdcache.core.errors import ConfigError
 from kdcache.core.order import Slot, deal, epoch_steps, hash_keys, num_rounds, num_steps
-from kdcache.core.types import Item, SparseRows
+from kdcache.core.types import Item, PackedRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,13 @@ class Micro:
     Attributes:
         items: `micro_batch_size` items.
         weights_I: float32, 1 for an item of the step, 0 for a filler, which repeats one.
-        rows: teacher -> rows of these items, fillers included.
+        rows: teacher -> rows of these items as its blocks store them, fillers included; `losses.packed` expands them on
+            the device, `cache.codec.unpack` here.
     """
 
     items: tuple[Item, ...]
     weights_I: NDArray[np.float32]
-    rows: Mapping[str, SparseRows]
+    rows: Mapping[str, PackedRows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +168,15 @@ class Loader:
         chosen = indices[slot.items]
         items = tuple(self.cache.items(chosen))
         names = self.teachers if self.with_rows else ()
-        rows = {name: self.cache.rows(name, chosen) for name in names}
+        rows = {name: self.cache.packed(name, chosen) for name in names}
         if check:
             labels_R = np.concatenate([item.labels_R for item in items])
             for name, found in rows.items():
-                alignment(found, labels_R, what=f"rows of teacher {name} in {self.cache.root}")
+                alarm(
+                    found,
+                    labels_R,
+                    identity=self.cache.teacher(name),
+                    head=self.cache.head(name),
+                    what=f"rows of teacher {name} in {self.cache.root}",
+                )
         return Micro(items=items, weights_I=slot.weights, rows=rows)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kdcache.cache.blocks import ByteLRU, load_arrays, load_items
 from kdcache.cache.catalog import (
     AGAIN,
+    LARGEST_FILE,
     all_files,
     build_manifest,
     check_sizes,
@@ -20,16 +21,20 @@ from kdcache.cache.catalog import (
     newest_manifest,
     read_marker,
     read_plan,
+    read_tables,
     read_teacher,
+    table_path,
     teacher_names,
 )
-from kdcache.cache.codec import concatenate, decode, take
+from kdcache.cache.codec import codec_of, unpack
+from kdcache.cache.codecs.base import Arrays
 from kdcache.cache.items import ItemColumns
 from kdcache.cache.layout import PLAN, Block, Marker, Plan, TeacherIdentity, signature
-from kdcache.cache.ragged import pointers, ragged_indices
+from kdcache.cache.ragged import join_arrays, pointers, ragged_indices
 from kdcache.cache.records import ITEMS, CommitRecord, Manifest
+from kdcache.cache.tables import HEAD, NO_TABLES, TABLES, needs
 from kdcache.core.errors import CacheDamaged, CacheError, CacheIncomplete
-from kdcache.core.types import Item, SparseRows
+from kdcache.core.types import Item, PackedRows, Rows
 
 LRU_BYTES = 2 << 30
 """Decoded blocks that an open cache keeps."""
@@ -57,6 +62,7 @@ class Cache:
     sealed: bool
     manifest_digest: str
     _blocks: ByteLRU[Any] = field(default_factory=lambda: ByteLRU(budget=LRU_BYTES), repr=False)
+    _tables: ByteLRU[Arrays] = field(default_factory=lambda: ByteLRU(budget=LARGEST_FILE), repr=False)
 
     @classmethod
     def open(cls, root: Path | str, *, allow_incomplete: bool = False) -> Cache:
@@ -88,6 +94,10 @@ class Cache:
         names = [name for identity in teachers.values() for name in identity.names]
         if len(set(names)) != len(names):
             raise CacheDamaged(f"{root} has several teachers of one name: {', '.join(names)}")
+        for identity in teachers.values():
+            for file in needs(identity):
+                if table_path(identity.name, file) not in manifest.files:
+                    raise CacheDamaged(f"{root}: the manifest lacks {table_path(identity.name, file)}")
         return cls(
             root=root,
             marker=marker,
@@ -134,8 +144,12 @@ class Cache:
             for index, number in zip(np.asarray(indices).tolist(), numbers.tolist(), strict=True)
         ]
 
-    def rows(self, teacher: str, indices: NDArray[np.int64]) -> SparseRows:
-        """A teacher's rows of some items, in the order asked for.
+    def rows(self, teacher: str, indices: NDArray[np.int64]) -> Rows:
+        """A teacher's rows of some items, in the order asked for, in their common form. See `packed`."""
+        return unpack(self.packed(teacher, indices))
+
+    def packed(self, teacher: str, indices: NDArray[np.int64]) -> PackedRows:
+        """A teacher's rows of some items, in the order asked for, as its blocks store them: the hot path.
 
         Args:
             teacher: its name in the cache, or an alias.
@@ -146,24 +160,63 @@ class Cache:
             CacheDamaged: bytes that are not those committed; block and array are named.
             CacheIncomplete: an unsealed cache lacks the block.
         """
-        teacher = self.teacher(teacher).name
+        identity = self.teacher(teacher)
         indices = np.asarray(indices, dtype=np.int64)
         numbers = self._block_numbers(indices)
-        parts = [self._gather(teacher, number, indices[numbers == number]) for number in np.unique(numbers).tolist()]
-        if not parts:
+        if not len(indices):
             raise CacheError("rows of no items were asked for; give at least one index")
-        # `parts` follow the block numbers, each in the order asked for: a stable sort's permutation, undone.
-        return take(concatenate(parts), np.argsort(np.argsort(numbers, kind="stable"), kind="stable"))
-
-    def _gather(self, teacher: str, number: int, indices: NDArray[np.int64]) -> SparseRows:
-        block = self.plan.blocks[number]
-        arrays = self._arrays(teacher, block)
+        shared = self.shared(identity.name)
         num_rows = self.plan.num_rows[indices]
-        row_R = ragged_indices(self.plan.first_row[indices], num_rows)
-        try:
-            return decode({name: array[row_R] for name, array in arrays.items()}, row_ptr=pointers(num_rows))
-        except CacheDamaged as error:
-            raise CacheDamaged(f"{self.root}: block {block.name} of teacher {teacher}: {error}") from None
+        row_R, number_R = ragged_indices(self.plan.first_row[indices], num_rows), np.repeat(numbers, num_rows)
+        blocks = [self._arrays(identity, self.plan.blocks[number]) for number in np.unique(numbers).tolist()]
+        if len(blocks) == 1:
+            arrays = {name: array[row_R] for name, array in blocks[0].items()}
+        else:
+            groups = [np.flatnonzero(number_R == number) for number in np.unique(numbers).tolist()]
+            # Each block's rows are gathered in the order asked for; `back` puts the groups into it.
+            back = np.empty(len(row_R), dtype=np.int64)
+            back[np.concatenate(groups)] = np.arange(len(row_R))
+            arrays = {
+                name: join_arrays([block[name][row_R[group]] for block, group in zip(blocks, groups, strict=True)])[
+                    back
+                ]
+                for name in blocks[0]
+            }
+        return PackedRows(
+            row_ptr=pointers(num_rows), store=identity.store, codec=identity.codec, arrays=arrays, shared=shared
+        )
+
+    def shared(self, teacher: str) -> Mapping[str, NDArray[Any]]:
+        """What all rows of a teacher share: `id_table` of compact, `mean` and `rotation_seed` of int8, or nothing.
+
+        Raises:
+            CacheError: no such teacher.
+            CacheDamaged: bytes that are not those sealed.
+        """
+        identity = self.teacher(teacher)
+        return self._shared_file(identity, TABLES) if codec_of(identity).tables else NO_TABLES
+
+    def head(self, teacher: str) -> Mapping[str, NDArray[Any]] | None:
+        """The output head of a teacher of store `hidden`, else None.
+
+        Returns:
+            `weight` [V, D] and perhaps `bias` [V], float32, float16, or uint16 for the bits of bfloat16; perhaps
+            `scale` and `soft_cap`, float32 [1].
+
+        Raises:
+            CacheError: no such teacher.
+            CacheDamaged: bytes that are not those sealed.
+        """
+        identity = self.teacher(teacher)
+        return self._shared_file(identity, HEAD) if identity.store == "hidden" else None
+
+    def _shared_file(self, identity: TeacherIdentity, file: str) -> Arrays:
+        def load() -> tuple[Arrays, int]:
+            expected = self.manifest.files[table_path(identity.name, file)]
+            arrays = read_tables(self.root, identity, file, expected=expected)
+            return arrays, sum(array.nbytes for array in arrays.values())
+
+        return self._tables.get((identity.name, file), load)
 
     def _columns(self, block: Block) -> ItemColumns:
         def load() -> tuple[ItemColumns, int]:
@@ -173,12 +226,14 @@ class Cache:
         columns: ItemColumns = self._blocks.get((ITEMS, block.name), load)
         return columns
 
-    def _arrays(self, teacher: str, block: Block) -> dict[str, NDArray[Any]]:
+    def _arrays(self, identity: TeacherIdentity, block: Block) -> dict[str, NDArray[Any]]:
         def load() -> tuple[dict[str, NDArray[Any]], int]:
-            arrays = load_arrays(self.root, self.plan, block, self._record(teacher, block))
+            record = self._record(identity.name, block)
+            shared = self.shared(identity.name)
+            arrays = load_arrays(self.root, self.plan, block, record, identity=identity, shared=shared)
             return arrays, sum(array.nbytes for array in arrays.values())
 
-        arrays: dict[str, NDArray[Any]] = self._blocks.get((teacher, block.name), load)
+        arrays: dict[str, NDArray[Any]] = self._blocks.get((identity.name, block.name), load)
         return arrays
 
     def _record(self, part: str, block: Block) -> CommitRecord:

@@ -1,14 +1,16 @@
 """The arrays of a block as a zarr v3 group in memory: written by zarr-python, read by a short reader of our own.
 
-One shard an array. Inner chunks are blosc (lz4, shuffle) followed by crc32c, and so is the index at the shard's end.
+One shard an array. Inner chunks are blosc (lz4 or zstd) and crc32c; so is the index at the shard's end, but for blosc.
 The reader accepts exactly this and checks every size before it allocates: zarr-python would return the fill value for
 a deleted or emptied shard, and takes milliseconds for a row. A test holds both to the same bytes.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import google_crc32c
@@ -16,11 +18,12 @@ import numcodecs.blosc
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCname, BloscCodec, BloscShuffle, Crc32cCodec
 from zarr.storage import MemoryStore
 
-from kdcache.cache.codec import COMMON, SPARSE, Arrays, fill_value
+from kdcache.cache.codecs.base import SHUFFLED, Arrays, Filter
 from kdcache.cache.jsonio import parse_json
+from kdcache.cache.ragged import fill_value
 from kdcache.cache.store import JSON_BYTES
 from kdcache.core.errors import CacheDamaged, CacheFormatError
 
@@ -29,9 +32,14 @@ LARGEST_ARRAY = 1 << 33
 """Bytes an array of one block may decode to."""
 SMALL_ROW = 8
 """Bytes a row up to which an array is one chunk."""
-_DTYPES = ("uint8", "uint16", "uint32", "int32", "float16", "float32")
+_DTYPES = ("uint8", "uint16", "int8", "int32", "float16", "float32")
 _CODECS = ("bytes", "blosc", "crc32c")
+_SPARSE = ("ids", "ids_high", "logprobs", "first", "gaps", "gap_shift", "atoms", "atom_shift", "moments")
+_NAMES = frozenset((*_SPARSE, "num_kept", "num_classes", "lse", "gold", "hidden", "scale"))
 _COMPRESSORS = ("lz4", "zstd")
+_LEVELS = {"lz4": 9, "zstd": 3}
+_LARGEST_TYPE = 255
+NO_FILTERS: Mapping[str, Filter] = MappingProxyType({})
 _BLOSC_HEADER = 16
 _CRC = 4
 _MISSING = 2**64 - 1
@@ -47,13 +55,22 @@ def array_files(name: str, dimensions: int) -> tuple[str, str]:
     return f"{name}/zarr.json", f"{name}/c" + ".0" * dimensions
 
 
-def to_files(arrays: Arrays, *, chunk_rows: int, attributes: Mapping[str, str]) -> dict[str, bytes]:
+def to_files(
+    arrays: Arrays,
+    *,
+    chunk_rows: int,
+    attributes: Mapping[str, str],
+    compressor: str = "lz4",
+    filters: Mapping[str, Filter] = NO_FILTERS,
+) -> dict[str, bytes]:
     """The files of a zarr v3 group that holds these arrays.
 
     Args:
         arrays: all with the same first length R; R is at most `chunk_rows` or a multiple of it.
         chunk_rows: rows of an inner chunk; arrays of up to `SMALL_ROW` bytes a row have one chunk.
         attributes: of the group, which say what it is.
+        compressor: `lz4` or `zstd`.
+        filters: array -> how its bytes are turned first; `SHUFFLED` by default.
 
     Returns:
         Relative path -> content; equal arrays give equal bytes.
@@ -67,7 +84,7 @@ def to_files(arrays: Arrays, *, chunk_rows: int, attributes: Mapping[str, str]) 
             dtype=array.dtype,
             chunks=(_chunk_rows(array, chunk_rows), *array.shape[1:]),
             shards=array.shape,
-            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()],
+            compressors=[_blosc(array, compressor, filters.get(name, SHUFFLED)), Crc32cCodec()],
             fill_value=fill_value(array.dtype),
             chunk_key_encoding={"name": "default", "separator": "."},
             # Without it a chunk of NaN, as `gold` of unlabelled data has, would look like a hole.
@@ -77,31 +94,43 @@ def to_files(arrays: Arrays, *, chunk_rows: int, attributes: Mapping[str, str]) 
     return {path: content.to_bytes() for path, content in sorted(files.items())}
 
 
+def _blosc(array: NDArray[Any], compressor: str, filter_: Filter) -> BloscCodec:
+    shuffle, whole_rows = filter_
+    size = array[0].nbytes if whole_rows and array[0].nbytes <= _LARGEST_TYPE else array.itemsize
+    return BloscCodec(
+        cname=BloscCname(compressor), clevel=_LEVELS[compressor], shuffle=BloscShuffle(shuffle), typesize=size
+    )
+
+
 def _chunk_rows(array: NDArray[Any], chunk_rows: int) -> int:
     """A few bytes a row are one chunk for the whole block: the cost of a chunk would outweigh them."""
     return len(array) if array[0].nbytes <= SMALL_ROW else min(chunk_rows, len(array))
 
 
-def from_files(files: Mapping[str, bytes]) -> dict[str, NDArray[Any]]:
+def from_files(files: Mapping[str, bytes], *, verified: bool = False) -> dict[str, NDArray[Any]]:
     """The arrays of a group that `to_files` wrote.
+
+    Args:
+        files: relative path -> content.
+        verified: the bytes are known to be those committed (their digests were compared); the chunks' checksums, which
+            say the same of parts of them, are then not computed again.
 
     Raises:
         CacheDamaged: a file is missing, cut, grown, or fails a checksum; array and chunk are named.
         CacheFormatError: a codec, type or layout outside those this version reads.
     """
     names = {path.partition("/")[0] for path in files if "/" in path}
-    unknown = sorted(names - set(COMMON + SPARSE))
+    unknown = sorted(names - _NAMES)
     if unknown:
         raise CacheFormatError(f"array {unknown[0]!r} is unknown to this version of kdcache")
-    return {name: _read_array(name, files) for name in sorted(names)}
+    return {name: _read_array(name, files, verified=verified) for name in sorted(names)}
 
 
-def _read_array(name: str, files: Mapping[str, bytes]) -> NDArray[Any]:
+def _read_array(name: str, files: Mapping[str, bytes], *, verified: bool) -> NDArray[Any]:
     metadata = files.get(f"{name}/zarr.json")
     if metadata is None or len(metadata) > JSON_BYTES:
         raise CacheDamaged(f"array {name} has no readable zarr.json")
-    tree = parse_json(metadata, where=f"{name}/zarr.json")
-    shape, chunk_rows, dtype = _checked_layout(name, tree)
+    shape, chunk_rows, dtype = _layout(name, metadata)
     shard = files.get(array_files(name, len(shape))[1])
     if shard is None:
         raise CacheDamaged(f"array {name} has no shard")
@@ -110,9 +139,21 @@ def _read_array(name: str, files: Mapping[str, bytes]) -> NDArray[Any]:
     ranges = _read_index(name, shard, num_chunks)
     array = np.empty(shape, dtype=dtype)
     target = array.reshape(num_chunks, -1).view(np.uint8)
+    view = memoryview(shard)
     for number, (start, length) in enumerate(ranges):
-        _read_chunk(f"array {name}, chunk {number}", shard[start : start + length], target[number], chunk_bytes)
+        chunk = view[start : start + length]
+        _check_chunk(f"array {name}, chunk {number}", chunk, chunk_bytes, verified=verified)
+        try:
+            numcodecs.blosc.decompress(chunk[:-_CRC], target[number])
+        except (RuntimeError, ValueError) as error:
+            raise CacheDamaged(f"array {name}, chunk {number} cannot be decompressed: {error}") from None
     return array
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(name: str, metadata: bytes) -> tuple[tuple[int, ...], int, np.dtype[Any]]:
+    """`_checked_layout` of a zarr.json; the blocks of a cache repeat a few of them."""
+    return _checked_layout(name, parse_json(metadata, where=f"{name}/zarr.json"))
 
 
 def _checked_layout(name: str, tree: Mapping[str, Any]) -> tuple[tuple[int, ...], int, np.dtype[Any]]:
@@ -197,17 +238,15 @@ def _read_index(name: str, shard: bytes, num_chunks: int) -> list[tuple[int, int
     return ranges
 
 
-def _read_chunk(what: str, chunk: bytes, target: NDArray[np.uint8], size: int) -> None:
-    """Checksum, sizes, then decompress in place; a frame that claims another size is never expanded."""
+def _check_chunk(what: str, chunk: memoryview, size: int, *, verified: bool) -> None:
+    """Checksum, and the sizes that its frame claims: a frame that claims another size is never expanded."""
     body = chunk[:-_CRC]
-    if len(body) < _BLOSC_HEADER or google_crc32c.value(body) != int.from_bytes(chunk[-_CRC:], "little"):
+    if len(body) < _BLOSC_HEADER:
+        raise CacheDamaged(f"{what} fails its checksum")
+    if not verified and google_crc32c.value(bytes(body)) != int.from_bytes(chunk[-_CRC:], "little"):
         raise CacheDamaged(f"{what} fails its checksum")
     decoded, encoded = int.from_bytes(body[4:8], "little"), int.from_bytes(body[12:16], "little")
     if decoded != size or encoded != len(body):
         raise CacheDamaged(
             f"{what} claims {decoded:,} bytes from {encoded:,}; it must give {size:,} from {len(body):,}"
         )
-    try:
-        numcodecs.blosc.decompress(body, target)
-    except (RuntimeError, ValueError) as error:
-        raise CacheDamaged(f"{what} cannot be decompressed: {error}") from None

@@ -212,7 +212,7 @@ def read_bytes(root: Path, name: str, *, limit: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
-            content = file.read(limit + 1)
+            content = file.read(size + 1)
     except OSError as error:
         raise CacheDamaged(f"cannot read {path}: {error.strerror}") from None
     if len(content) != size:

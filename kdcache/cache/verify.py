@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.catalog import all_files
-from kdcache.cache.check import alignment, invariants
+from kdcache.cache.check import alarm, head_agrees, invariants, mass_slack
+from kdcache.cache.codec import unpack
 from kdcache.cache.layout import Block
 from kdcache.cache.plan import tokens_digest
 from kdcache.cache.reader import Cache
 from kdcache.cache.records import ITEMS
 from kdcache.cache.store import read_bytes
 from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.core.types import HiddenRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,8 @@ def verify(root: Path, *, deep: bool = False) -> tuple[Damage, ...]:
     """Check a sealed cache; reads it whole.
 
     Without `deep`: sha256 of every file. With it also: every block decoded, token digests, ids < V and unique, finite
-    values, falling order, mass within 1e-2 of 1, classes as the items say, and the alignment alarm.
+    values, falling order, mass within 1e-2 of 1 (codec compact: 2e-2), classes as the items say, the alignment alarm,
+    and for store `hidden` the logsumexp of some rows through the head.
 
     Args:
         root: the cache.
@@ -95,11 +98,14 @@ def _check_block(cache: Cache, block: Block) -> Iterator[Damage]:
     for name in cache.teachers:
         what = f"block {block.name} of teacher {name}"
         try:
-            rows = cache.rows(name, block.items)
+            identity, head, packed = cache.teacher(name), cache.head(name), cache.packed(name, block.items)
+            rows = unpack(packed)
             if (different := np.flatnonzero(rows.num_classes != classes_R)).size:
                 r = int(different[0])
                 raise CacheDamaged(f"{what}: row {r} has {rows.num_classes[r]} classes, its item says {classes_R[r]}")
-            invariants(rows, what=what)
-            alignment(rows, labels_R, what=what)
+            invariants(rows, mass_slack=mass_slack(identity), what=what)
+            alarm(packed, labels_R, identity=identity, head=head, what=what)
+            if isinstance(rows, HiddenRows) and head is not None:
+                head_agrees(rows, head, identity=identity, what=what)
         except CacheError as error:
             yield Damage(part=name, block=block.name, message=str(error))

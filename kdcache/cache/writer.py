@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
+from kdcache.cache.admit import check_rows
 from kdcache.cache.catalog import (
     AGAIN,
     all_files,
@@ -25,12 +24,14 @@ from kdcache.cache.catalog import (
     part_folder,
     read_marker,
     read_plan,
+    read_tables,
     read_teacher,
+    table_path,
     teacher_names,
     teacher_path,
 )
-from kdcache.cache.check import alignment, invariants
-from kdcache.cache.codec import encode
+from kdcache.cache.codec import codec_of, encode
+from kdcache.cache.codecs.base import Arrays
 from kdcache.cache.items import FILE, items_to_parquet
 from kdcache.cache.layout import MARKER, PLAN, WRITER_FEATURES, Block, Marker, Plan, TeacherIdentity
 from kdcache.cache.plan import plan_to_parquet, tokens_digest
@@ -43,8 +44,9 @@ from kdcache.cache.store import (
     remove_folder,
     write_folder,
 )
+from kdcache.cache.tables import HEAD, NO_TABLES, TABLES, check_given, needs, to_bytes
 from kdcache.core.errors import CacheError, CacheFormatError, CacheIncomplete, CacheMismatch
-from kdcache.core.types import Item, SparseRows
+from kdcache.core.types import Item, Rows
 
 ItemsOf = Callable[[Block], Sequence[Item]]
 
@@ -66,6 +68,7 @@ class CacheWriter:
     plan: Plan
     items: ItemsOf
     teachers: dict[str, TeacherIdentity] = field(default_factory=dict)
+    _beside: dict[str, Mapping[str, Arrays]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, root: Path, marker: Marker, plan: Plan, *, items: ItemsOf) -> CacheWriter:
@@ -121,13 +124,23 @@ class CacheWriter:
         self._check_items(block, items)
         self._commit(ITEMS, block, {FILE: items_to_parquet(items)}, forwards=0)
 
-    def add_teacher(self, identity: TeacherIdentity) -> None:
+    def add_teacher(self, identity: TeacherIdentity, *, shared: Arrays = NO_TABLES, head: Arrays = NO_TABLES) -> None:
         """Say whose rows will follow. The same teacher may be added again; its scores stay as first written.
 
+        Args:
+            identity: of the teacher.
+            shared: the codec's tables (`tables`); those that a writer published first are used, whatever these are.
+            head: of store `hidden`; must be the one on disk, if there is one.
+
         Raises:
-            CacheMismatch: the cache has another teacher under this name.
+            CacheMismatch: the cache has another teacher under this name, or another head.
+            CacheError: the codec's tables, or the head, are neither given nor there, or do not fit the teacher.
         """
         name = identity.name
+        given = {TABLES: shared, HEAD: head}
+        for file, arrays in given.items():
+            if arrays or not (self.root / table_path(name, file)).exists():
+                check_given(arrays, identity, file)
         for other in (self.teachers.get(n) or read_teacher(self.root, n) for n in teacher_names(self.root)):
             if other.name != name and (taken := sorted(set(other.names) & set(identity.names))):
                 raise CacheMismatch(
@@ -144,7 +157,22 @@ class CacheWriter:
                     f"dump it under another name, or into another folder"
                 )
             identity = there
+        self._beside[name] = {file: self._publish(identity, file, given[file]) for file in needs(identity)}
         self.teachers[name] = identity
+
+    def has_tables(self, name: str) -> bool:
+        """Whether a writer has published the tables of this teacher's codec already."""
+        return (self.root / table_path(name, TABLES)).exists()
+
+    def _publish(self, identity: TeacherIdentity, file: str, given: Arrays) -> Arrays:
+        """Publish what a teacher's rows share, unless it is there; returns what is there."""
+        path = self.root / table_path(identity.name, file)
+        content = to_bytes(given)
+        if given and not publish_exclusive(path, content) and file == HEAD and path.read_bytes() != content:
+            raise CacheMismatch(
+                f"{path} is another head than this dump's; dump the teacher under another name, or into another folder"
+            )
+        return read_tables(self.root, identity, file)
 
     def pending(self, name: str) -> list[Block]:
         """Blocks whose rows of this teacher are not committed yet; rank r of W takes `pending[r::W]`.
@@ -155,7 +183,7 @@ class CacheWriter:
         self._identity(name)
         return self._missing(name)
 
-    def write_rows(self, name: str, block: Block, rows: SparseRows, *, forwards: int | None = None) -> None:
+    def write_rows(self, name: str, block: Block, rows: Rows, *, forwards: int | None = None) -> None:
         """Check, encode, write and commit a teacher's rows over a block; nothing happens if another was first.
 
         Args:
@@ -172,11 +200,17 @@ class CacheWriter:
         what = f"block {block.name} of teacher {name}"
         items = self.items(block)
         self._check_items(block, items)
-        _check_rows(rows, items, identity, what=what)
+        check_rows(rows, items, identity, head=self._beside[name].get(HEAD, NO_TABLES), what=what)
         first_row = self.plan.first_row[block.start : block.stop]
-        arrays = encode(rows, num_rows=block.num_rows, first_row=first_row)
-        attributes = {"teacher": name, "block": block.name}
-        files = to_files(arrays, chunk_rows=self.plan.chunk_rows, attributes=attributes)
+        shared = self._beside[name].get(TABLES, NO_TABLES)
+        arrays = encode(rows, identity, shared, num_rows=block.num_rows, first_row=first_row)
+        files = to_files(
+            arrays,
+            chunk_rows=self.plan.chunk_rows,
+            attributes={"teacher": name, "block": block.name},
+            compressor=identity.compressor,
+            filters=codec_of(identity).filters(identity.compressor),
+        )
         self._commit(name, block, files, forwards=block.num_items if forwards is None else forwards)
 
     def seal(self) -> Manifest:
@@ -263,30 +297,3 @@ def _refuse_foreign(root: Path) -> None:
     """A folder without a marker must be empty, but for what an interrupted creation leaves."""
     if not root.is_dir() or any(not is_temporary(path.name) for path in root.iterdir()):
         raise CacheFormatError(f"{root} exists and is not a kdcache cache; dump into a new or empty folder")
-
-
-def _check_rows(rows: SparseRows, items: Sequence[Item], identity: TeacherIdentity, *, what: str) -> None:
-    expected = np.array([item.num_rows for item in items], dtype=np.int64)
-    found = np.diff(rows.row_ptr)
-    if len(found) != len(expected) or (found != expected).any():
-        raise CacheMismatch(
-            f"{what} has {len(found)} items with {int(found.sum())} rows, its items have {len(expected)} with "
-            f"{int(expected.sum())}; every position that is not padding has one row"
-        )
-    classes_R = np.concatenate([np.zeros(0, np.int32), *(item.classes_R for item in items)])
-    if (different := np.flatnonzero(classes_R != rows.num_classes)).size:
-        r = int(different[0])
-        raise CacheMismatch(
-            f"{what}: row {r} has {int(rows.num_classes[r])} classes, its item says {int(classes_R[r])}; "
-            f"rows are shifted, or a padded vocabulary was not cut"
-        )
-    kept, largest = int(np.diff(rows.entry_ptr).max(initial=0)), int(rows.num_classes.max(initial=0))
-    if largest > identity.num_classes:
-        raise CacheError(f"{what} has a row of {largest} classes; the teacher was added with {identity.num_classes}")
-    if kept > identity.top_k or rows.atoms.shape[1] not in (0, identity.num_atoms):
-        raise CacheError(
-            f"{what} keeps {kept} classes and {rows.atoms.shape[1]} atoms a row, "
-            f"but the teacher was added with top_k {identity.top_k} and {identity.num_atoms} atoms"
-        )
-    invariants(rows, what=what)
-    alignment(rows, np.concatenate([np.zeros(0, np.int32), *(item.labels_R for item in items)]), what=what)

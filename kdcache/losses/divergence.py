@@ -1,23 +1,165 @@
-"""Distances between a sparse teacher row and a student's logits, one value a row, unreduced and unscaled.
+"""Distances between two distributions over the same classes, with their gradients: pure formulas, one value a row.
 
-Dense is K = V through the same code. Arithmetic is float32 (float64 if the student's logits are), whatever
-the training precision.
+Both come as log-probabilities over J entries: all classes of a dense teacher, or the kept classes and one bucket for
+the tail of a sparse one. Bucketing both sides alike can only lower a divergence (data processing inequality), and
+lowers nothing where no tail is left (k = V).
 
-R rows  V classes  K kept
+Gradients are with respect to the student's *logits* of these entries, `l` with `q = softmax(l)`.
+
+R rows  J entries  K kept
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kdcache.core.errors import IncompatibleTargets
+from kdcache.core.configuration import Configuration, Loss
 from kdcache.losses import tail as tails
+from kdcache.losses.rule import Tail
 from kdcache.losses.targets import SparseTargets
 
-Tail = Literal["uniform", "bucket"]
+Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distance:
+    """Which L2, between which temperatures: the part of a configuration that one row needs.
+
+    Attributes:
+        loss: `ce`, `mse`, `reverse_kl`, `jsd`.
+        tau_t: teacher temperature.
+        tau_s: student temperature.
+        jsd_beta: the teacher's share of the mixture in `jsd`.
+        tail: how CE spreads the tail's mass. The other divergences have a bucket, MSE has moments.
+    """
+
+    loss: Loss = "ce"
+    tau_t: float = 1.0
+    tau_s: float = 1.0
+    jsd_beta: float = 0.5
+    tail: Tail = "uniform"
+
+    @classmethod
+    def of(cls, configuration: Configuration, *, tail: Tail) -> Distance:
+        """That of a configuration."""
+        return cls(
+            loss=configuration.loss,
+            tau_t=configuration.tau_t,
+            tau_s=configuration.student_temperature,
+            jsd_beta=configuration.jsd_beta,
+            tail=tail,
+        )
+
+    def formula(self) -> Formula:
+        """The function of (log p, log q) that gives value and gradient; `mse` has none, it compares logits."""
+        if self.loss == "jsd":
+            return lambda log_p_RJ, log_q_RJ: jensen_shannon(log_p_RJ, log_q_RJ, beta=self.jsd_beta)
+        return {"ce": cross_entropy, "reverse_kl": reverse_kl}[self.loss]
+
+
+def cross_entropy(log_p_RJ: Tensor, log_q_RJ: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the student q against the teacher p.
+
+        L = - sum_j p_j log q_j                dL/dl_j = q_j sum_i p_i - p_j
+
+    Args:
+        log_p_RJ: of the teacher, nats, -inf where an entry is padding.
+        log_q_RJ: of the student, likewise.
+
+    Returns:
+        nats [R], and the gradient [R, J].
+
+    References:
+        Hinton et al. 2015, arXiv:1503.02531.
+
+    Example:
+        >>> value, gradient = cross_entropy(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log())
+        >>> round(value.item(), 4), gradient.tolist()
+        (0.837, [[-0.25, 0.25]])
+    """
+    p_RJ = log_p_RJ.exp()
+    loss_R = -_sum_where(p_RJ > 0, p_RJ * log_q_RJ)
+    return loss_R, log_q_RJ.exp() * p_RJ.sum(dim=1, keepdim=True) - p_RJ
+
+
+def reverse_kl(log_p_RJ: Tensor, log_q_RJ: Tensor) -> tuple[Tensor, Tensor]:
+    """Kullback-Leibler divergence of the student from the teacher, KL(q || p).
+
+        L = sum_j q_j d_j,  d_j = log q_j - log p_j                dL/dl_j = q_j (d_j - L)
+
+    Args:
+        log_p_RJ: of the teacher, nats, -inf where an entry is padding.
+        log_q_RJ: of the student, likewise.
+
+    Returns:
+        nats [R], and the gradient [R, J].
+
+    References:
+        Gu et al. 2023, arXiv:2306.08543.
+
+    Example:
+        >>> value, gradient = reverse_kl(torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.5, 0.5]]).log())
+        >>> round(value.item(), 4)
+        0.1438
+    """
+    q_RJ = log_q_RJ.exp()
+    difference_RJ = torch.where(q_RJ > 0, log_q_RJ - log_p_RJ, 0.0)
+    loss_R = (q_RJ * difference_RJ).sum(dim=1)
+    return loss_R, q_RJ * (difference_RJ - loss_R[:, None])
+
+
+def jensen_shannon(log_p_RJ: Tensor, log_q_RJ: Tensor, *, beta: float) -> tuple[Tensor, Tensor]:
+    """Generalised Jensen-Shannon divergence.
+
+        L = beta KL(p || m) + (1 - beta) KL(q || m),   m = beta p + (1 - beta) q
+        dL/dl_j = q_j (g_j - sum_i q_i g_i),           g_j = (1 - beta) (log q_j - log m_j)
+
+    Symmetric at beta = 1/2. For small beta it is beta KL(p || q), near 1 it is (1 - beta) KL(q || p).
+
+    Args:
+        log_p_RJ: of the teacher, nats, -inf where an entry is padding.
+        log_q_RJ: of the student, likewise.
+        beta: the teacher's share, inside (0, 1).
+
+    Returns:
+        nats [R], and the gradient [R, J].
+
+    References:
+        Agarwal et al. 2023, arXiv:2306.13649 (GKD), equation 1.
+
+    Example:
+        >>> p, q = torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.0, 1.0]]).log()
+        >>> round(jensen_shannon(p, q, beta=0.5)[0].item(), 4)  # disjoint: log 2
+        0.6931
+    """
+    p_RJ, q_RJ = log_p_RJ.exp(), log_q_RJ.exp()
+    log_m_RJ = torch.logaddexp(log_p_RJ + math.log(beta), log_q_RJ + math.log1p(-beta))
+    from_p_RJ = torch.where(p_RJ > 0, log_p_RJ - log_m_RJ, 0.0)
+    from_q_RJ = torch.where(q_RJ > 0, log_q_RJ - log_m_RJ, 0.0)
+    share_R = (q_RJ * from_q_RJ).sum(dim=1)
+    loss_R = beta * (p_RJ * from_p_RJ).sum(dim=1) + (1 - beta) * share_R
+    return loss_R, (1 - beta) * q_RJ * (from_q_RJ - share_R[:, None])
+
+
+def negative_entropy(log_p_RJ: Tensor) -> Tensor:
+    """sum p log p, nats [R]: what cross-entropy and KL divergence differ by."""
+    p_RJ = log_p_RJ.exp()
+    return _sum_where(p_RJ > 0, p_RJ * log_p_RJ)
+
+
+def entropy(targets: SparseTargets, *, tau_t: float, tail: Tail) -> Tensor:
+    """The teacher's entropy at tau_t from its sparse row, nats [R]; cross-entropy minus it is the KL divergence."""
+    log_p_RK, log_M_R = teacher_distribution(targets, tau_t=tau_t, dtype=targets.logprobs_RK.dtype)
+    bucketed_R = -negative_entropy(torch.cat([log_p_RK, log_M_R[:, None]], dim=1))
+    if tail == "bucket":
+        return bucketed_R
+    size_R = (targets.num_classes_R - targets.num_kept_R).clamp(min=1).to(log_M_R.dtype)
+    return bucketed_R + log_M_R.exp() * size_R.log()
 
 
 def teacher_distribution(targets: SparseTargets, *, tau_t: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -35,113 +177,6 @@ def teacher_distribution(targets: SparseTargets, *, tau_t: float, dtype: torch.d
     return kept_RK - norm_R[:, None], tail_R - norm_R
 
 
-def student_classes(logits_RV: Tensor, targets: SparseTargets) -> tuple[Tensor, Tensor]:
-    """Student logits in float32 with the padded classes at -inf, and the mask of true classes [R, V].
-
-    Raises:
-        IncompatibleTargets: the student has fewer classes than the teacher.
-    """
-    if logits_RV.shape[0] != len(targets.num_classes_R):
-        raise IncompatibleTargets(
-            f"{logits_RV.shape[0]} student rows meet {len(targets.num_classes_R)} teacher rows; "
-            f"take the student's logits at the rows of the batch"
-        )
-    widest = int(targets.num_classes_R.max()) if len(targets.num_classes_R) else 0
-    if logits_RV.shape[1] < widest:
-        raise IncompatibleTargets(
-            f"the student has {logits_RV.shape[1]:,} classes and the teacher {widest:,}; "
-            f"give the student the teacher's labels"
-        )
-    valid_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device)[None, :] < targets.num_classes_R[:, None]
-    logits_RV = logits_RV if logits_RV.dtype == torch.float64 else logits_RV.float()
-    return logits_RV.masked_fill(~valid_RV, -torch.inf), valid_RV
-
-
-def cross_entropy(logits_RV: Tensor, targets: SparseTargets, *, tau_t: float, tau_s: float, tail: Tail) -> Tensor:
-    """Cross-entropy of the student at tau_s against the teacher at tau_t.
-
-        uniform: - sum_S p log q - M mean_{v in tail} log q_v
-        bucket:  - sum_S p log q - M log(1 - sum_S q)
-
-    with p, M the teacher's kept probabilities and tail mass at tau_t, q = softmax(s / tau_s). Exact at K = V.
-
-    Args:
-        logits_RV: student logits s.
-        targets: teacher rows.
-        tau_t: teacher temperature.
-        tau_s: student temperature.
-        tail: how the tail's mass is spread over its classes.
-
-    Returns:
-        nats, [R]. Not multiplied by any temperature. d/ds is `(q - p) / tau_s` on the kept classes.
-
-    Raises:
-        IncompatibleTargets: the student's classes do not fit the teacher's.
-
-    References:
-        Hinton et al. 2015, arXiv:1503.02531; docs/losses.md for the tails.
-    """
-    masked_RV, valid_RV = student_classes(logits_RV, targets)
-    log_q_RV = torch.log_softmax(masked_RV / tau_s, dim=1)
-    log_p_RK, log_M_R = teacher_distribution(targets, tau_t=tau_t, dtype=log_q_RV.dtype)
-    kept_RK = torch.isfinite(log_p_RK)
-    log_q_RK = log_q_RV.gather(1, targets.ids_RK)
-    log_q_kept_RK = torch.where(kept_RK, log_q_RK, 0.0)
-    result_R = -(log_p_RK.exp() * log_q_kept_RK).sum(dim=1)
-    size_R = targets.num_classes_R - targets.num_kept_R
-    if not bool((size_R > 0).any()):
-        return result_R
-    if tail == "uniform":
-        total_R = torch.where(valid_RV, log_q_RV, 0.0).sum(dim=1)
-        log_q_tail_R = (total_R - log_q_kept_RK.sum(dim=1)) / size_R.clamp(min=1)
-    else:
-        in_tail_RV = valid_RV.scatter(1, torch.where(kept_RK, targets.ids_RK, targets.ids_RK[:, :1]), False)
-        empty_R = size_R <= 0
-        tail_RV = log_q_RV.masked_fill(~in_tail_RV, -torch.inf).masked_fill(empty_R[:, None], 0.0)
-        log_q_tail_R = torch.logsumexp(tail_RV, dim=1)  # the student's own tail: log(1 - sum_S q) would cancel
-    return result_R - log_M_R.exp() * torch.where(size_R > 0, log_q_tail_R, 0.0)
-
-
-def entropy(targets: SparseTargets, *, tau_t: float, tail: Tail) -> Tensor:
-    """The teacher's entropy at tau_t from its sparse row, nats [R]; cross-entropy minus it is the KL divergence."""
-    log_p_RK, log_M_R = teacher_distribution(targets, tau_t=tau_t, dtype=torch.float32)
-    kept_R = -torch.where(torch.isfinite(log_p_RK), log_p_RK.exp() * log_p_RK, 0.0).sum(dim=1)
-    size_R = targets.num_classes_R - targets.num_kept_R
-    spread_R = size_R.clamp(min=1).to(log_M_R.dtype).log() if tail == "uniform" else torch.zeros_like(log_M_R)
-    tail_R = torch.where(size_R > 0, log_M_R.exp() * (torch.where(size_R > 0, log_M_R, 0.0) - spread_R), 0.0)
-    return kept_R - tail_R
-
-
-def squared_error(logits_RV: Tensor, targets: SparseTargets, *, tau_t: float, tau_s: float) -> Tensor:
-    """Mean over classes of the squared difference of tempered logits.
-
-        (1/V) [ sum_S (t/tau_t - s/tau_s)^2 + sum_tail (m - s/tau_s)^2 + n_tail var / tau_t^2 ]
-        m = (tail mean + lse) / tau_t
-
-    Exact at K = V; with a tail it omits `-(2/V) sum_tail (s/tau_s)(t/tau_t - m)`, so it is approximate there.
-
-    Args:
-        logits_RV: student logits s.
-        targets: teacher rows; teacher logits are logprob + lse.
-        tau_t: teacher temperature.
-        tau_s: student temperature.
-
-    Returns:
-        squared nats, [R].
-
-    Raises:
-        IncompatibleTargets: the student's classes do not fit the teacher's.
-    """
-    masked_RV, valid_RV = student_classes(logits_RV, targets)
-    s_RV = torch.where(valid_RV, masked_RV, 0.0) / tau_s
-    kept_RK = torch.isfinite(targets.logprobs_RK)
-    t_RK = (torch.where(kept_RK, targets.logprobs_RK, 0.0) + targets.lse_R[:, None]).to(s_RV.dtype) / tau_t
-    s_RK = s_RV.gather(1, targets.ids_RK)
-    total_R = torch.where(kept_RK, (t_RK - s_RK).square(), 0.0).sum(dim=1)
-    size_R = targets.num_classes_R - targets.num_kept_R
-    if bool((size_R > 0).any()):
-        in_tail_RV = valid_RV.scatter(1, torch.where(kept_RK, targets.ids_RK, targets.ids_RK[:, :1]), False)
-        mean_R = (targets.moments_R2[:, 0] + targets.lse_R).to(s_RV.dtype) / tau_t
-        total_R = total_R + torch.where(in_tail_RV, (mean_R[:, None] - s_RV).square(), 0.0).sum(dim=1)
-        total_R = total_R + size_R * targets.moments_R2[:, 1].to(s_RV.dtype) / tau_t**2
-    return total_R / targets.num_classes_R
+def _sum_where(mask_RJ: Tensor, values_RJ: Tensor) -> Tensor:
+    """Sum of the values where the mask holds; elsewhere they may be NaN (0 times infinity)."""
+    return torch.where(mask_RJ, values_RJ, 0.0).sum(dim=1)

@@ -1,42 +1,47 @@
 """The objective of the study: hard labels and a teacher's rows, mixed.
 
     L = (1 - alpha) mean_labels L1 + alpha scale mean_rows L2
-    L1 = -log softmax(s)_y,   L2 = cross-entropy or squared error
+    L1 = -log softmax(s)_y,   L2 = cross-entropy, squared error, reverse KL or Jensen-Shannon divergence
 
 The one place where `kd_scale` multiplies: loss and gradient agree.
 
-R rows  V classes
+R rows  V classes  D hidden size
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from kdcache.core.configuration import Configuration
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.types import IGNORE
-from kdcache.losses import divergence
+from kdcache.losses import fused, kernel
+from kdcache.losses.divergence import Distance
+from kdcache.losses.head import Head
+from kdcache.losses.kernel import RowLosses, Work
 from kdcache.losses.rule import Tail
-from kdcache.losses.targets import SparseTargets
+from kdcache.losses.targets import Mixture, Targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
-    """The terms of one micro-batch, each a float32 scalar already divided by its denominator.
+    """The terms of one micro-batch, each a scalar already divided by its denominator.
 
     Attributes:
-        total: what is differentiated.
+        total: what is differentiated; the others are for reports.
         hard: mean L1, before its weight 1 - alpha.
         soft: mean L2, before alpha and `kd_scale`.
+        kl: mean L2 above the smallest value it can take: for `ce` the KL divergence of the teacher from the student,
+            for the other losses L2 itself.
     """
 
     total: Tensor
     hard: Tensor
     soft: Tensor
+    kl: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,63 +50,152 @@ class Objective(Configuration):
 
     Example:
         >>> objective = Objective(teacher=None, alpha=0)
-        >>> float(objective(torch.zeros(1, 2), None, torch.tensor([1])).total)
-        0.6931471824645996
+        >>> round(float(objective(torch.zeros(1, 2), None, torch.tensor([1])).total), 6)
+        0.693147
     """
 
     tail: Tail = "uniform"
-    """How the mass beyond the kept classes is spread; `rule.judge` picks it. No effect on dense rows."""
+    """How CE spreads the mass beyond the kept classes; `rule.judge` picks it. No effect on dense rows."""
 
     @classmethod
     def of(cls, configuration: Configuration, *, tail: Tail = "uniform") -> Objective:
         """The objective of a configuration."""
-        names = ("teacher", "loss", "tau_t", "tau_s", "alpha", "kd_scale")
-        return cls(**{name: getattr(configuration, name) for name in names}, tail=tail)
+        return cls(**{f.name: getattr(configuration, f.name) for f in fields(Configuration)}, tail=tail)
 
     def __call__(
         self,
         logits_RV: Tensor,
-        targets: SparseTargets | None,
+        targets: Targets | Mixture | None,
+        labels_R: Tensor,
+        *,
+        weights_R: Tensor | None = None,
+        num_rows: int | None = None,
+        num_labels: int | None = None,
+        in_place: bool = False,
+    ) -> Losses:
+        """Loss of one micro-batch.
+
+        Args:
+            logits_RV: student logits, any float dtype; computed in float32 (float64 if they are).
+            targets: teacher rows; null only with alpha = 0. Both means then run over a row's own classes.
+            labels_R: int64, gold classes, `IGNORE` (-100) where there is none.
+            weights_R: 0 for rows of fillers, 1 otherwise.
+            num_rows: rows with a teacher in the whole step over ranks and accumulation; default: of this batch.
+            num_labels: rows with a label in the whole step; default: of this batch.
+            in_place: the logits are not needed again and may become their own gradient, which saves [R, V].
+
+        Returns:
+            The terms; sums over micro-batches and ranks are the step's means.
+
+        Raises:
+            IncompatibleTargets: alpha > 0 without targets, or rows, classes and labels that do not fit.
+        """
+        counts = _Counts.of(labels_R, weights_R, num_rows, num_labels)
+        dtype = torch.float64 if logits_RV.dtype == torch.float64 else torch.float32
+        # Half of float16's range is lost to 1/rows; there the mean is taken after the gradient's rows are scaled.
+        unit = self._unit(counts) if logits_RV.dtype == torch.float16 else 1.0
+        work = self._plan((logits_RV.shape[0], logits_RV.shape[1]), targets, labels_R, counts, unit=unit, dtype=dtype)
+        return self._sums(kernel.row_losses(logits_RV, work, in_place=in_place), counts, unit=unit)
+
+    def from_hidden(
+        self,
+        hidden_RD: Tensor,
+        head: Head,
+        targets: Targets | Mixture | None,
         labels_R: Tensor,
         *,
         weights_R: Tensor | None = None,
         num_rows: int | None = None,
         num_labels: int | None = None,
     ) -> Losses:
-        """Loss of one micro-batch.
+        """The same loss from what enters the student's output head; [R, V] is never held.
 
         Args:
-            logits_RV: student logits, any float dtype; computed in float32.
-            targets: teacher rows; null only with alpha = 0.
-            labels_R: int64, gold classes, `IGNORE` (-100) where there is none.
-            weights_R: 0 for rows of fillers, 1 otherwise.
-            num_rows: rows with a teacher in the whole step over ranks and accumulation; default: of this batch.
-            num_labels: rows with a label in the whole step; default: of this batch.
-
-        Returns:
-            The terms; sums over micro-batches and ranks are the step's means.
+            hidden_RD: student hidden vectors.
+            head: of the student; its weight and bias may require gradients.
+            targets: as in a call; so are the others.
+            labels_R: gold classes.
+            weights_R: 0 for rows of fillers.
+            num_rows: rows with a teacher in the whole step.
+            num_labels: rows with a label in the whole step.
 
         Raises:
-            IncompatibleTargets: alpha > 0 without targets, or classes that do not fit.
+            IncompatibleTargets: as in a call.
         """
-        weights_R = torch.ones(len(labels_R), device=logits_RV.device) if weights_R is None else weights_R
-        zero = logits_RV.float().sum() * 0.0  # keeps every rank's graph alive when a term is absent
-        hard, soft = zero, zero
-        if self.alpha < 1:
-            labelled_R = (labels_R != IGNORE) * weights_R
-            divisor = num_labels if num_labels is not None else max(1.0, float(labelled_R.sum()))
-            loss_R = functional.cross_entropy(logits_RV.float(), labels_R, ignore_index=IGNORE, reduction="none")
-            hard = (loss_R * labelled_R).sum() / max(1, divisor)
-        if self.alpha > 0:
-            if targets is None:
-                raise IncompatibleTargets(f"alpha = {self.alpha:g} needs teacher rows; open the cache with a teacher")
-            divisor = num_rows if num_rows is not None else max(1.0, float(weights_R.sum()))
-            soft = (self.rows(logits_RV, targets) * weights_R).sum() / max(1, divisor)
-        return Losses(total=(1 - self.alpha) * hard + self.alpha * self.scale * soft, hard=hard, soft=soft)
+        counts = _Counts.of(labels_R, weights_R, num_rows, num_labels)
+        dtype = torch.float64 if hidden_RD.dtype == torch.float64 else torch.float32
+        unit = self._unit(counts) if hidden_RD.dtype == torch.float16 else 1.0
+        work = self._plan((hidden_RD.shape[0], head.num_classes), targets, labels_R, counts, unit=unit, dtype=dtype)
+        return self._sums(fused.head_losses(hidden_RD, head, work), counts, unit=unit)
 
-    def rows(self, logits_RV: Tensor, targets: SparseTargets) -> Tensor:
+    def rows(self, logits_RV: Tensor, targets: Targets | Mixture) -> Tensor:
         """L2 of each row, unreduced and unscaled, [R]."""
-        tau_s = self.student_temperature
-        if self.loss == "mse":
-            return divergence.squared_error(logits_RV, targets, tau_t=self.tau_t, tau_s=tau_s)
-        return divergence.cross_entropy(logits_RV, targets, tau_t=self.tau_t, tau_s=tau_s, tail=self.tail)
+        dtype = torch.float64 if logits_RV.dtype == torch.float64 else torch.float32
+        ones_R = torch.ones(len(logits_RV), dtype=dtype, device=logits_RV.device)
+        none_R = torch.full((len(logits_RV),), IGNORE, device=logits_RV.device)
+        distance, shape = Distance.of(self, tail=self.tail), (logits_RV.shape[0], logits_RV.shape[1])
+        work = kernel.plan(shape, targets, none_R, distance, hard_R=None, soft_R=ones_R)
+        return kernel.row_losses(logits_RV, work).total
+
+    def _plan(
+        self,
+        shape: tuple[int, int],
+        targets: Targets | Mixture | None,
+        labels_R: Tensor,
+        counts: _Counts,
+        *,
+        unit: float,
+        dtype: torch.dtype,
+    ) -> Work:
+        if self.alpha > 0 and targets is None:
+            raise IncompatibleTargets(f"alpha = {self.alpha:g} needs teacher rows; open the cache with a teacher")
+        hard_R = counts.labelled_R.to(dtype) * ((1 - self.alpha) / counts.num_labels / unit)
+        soft_R = counts.weights_R.to(dtype) * (self.alpha * self.scale / counts.num_rows / unit)
+        return kernel.plan(
+            shape,
+            targets if self.alpha > 0 else None,
+            labels_R,
+            Distance.of(self, tail=self.tail),
+            hard_R=hard_R if self.alpha < 1 else None,
+            soft_R=soft_R,
+        )
+
+    def _unit(self, counts: _Counts) -> float:
+        """The larger of the two factors of a row."""
+        hard = (1 - self.alpha) / float(counts.num_labels)
+        return max(hard, self.alpha * self.scale / float(counts.num_rows))
+
+    def _sums(self, losses: RowLosses, counts: _Counts, *, unit: float) -> Losses:
+        soft = _mean(losses.soft, counts.weights_R, counts.num_rows)
+        return Losses(
+            total=losses.total.sum() * unit if unit != 1 else losses.total.sum(),
+            hard=_mean(losses.hard, counts.labelled_R, counts.num_labels),
+            soft=soft,
+            kl=soft - _mean(losses.floor, counts.weights_R, counts.num_rows),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counts:
+    """Who takes part in which mean, float32 [R], and what the sums are divided by."""
+
+    weights_R: Tensor
+    labelled_R: Tensor
+    num_rows: int | Tensor
+    num_labels: int | Tensor
+
+    @classmethod
+    def of(cls, labels_R: Tensor, weights_R: Tensor | None, num_rows: int | None, num_labels: int | None) -> _Counts:
+        weights_R = torch.ones(len(labels_R), device=labels_R.device) if weights_R is None else weights_R
+        labelled_R = (labels_R != IGNORE) * weights_R
+        return cls(
+            weights_R=weights_R,
+            labelled_R=labelled_R,
+            num_rows=weights_R.sum().clamp(min=1) if num_rows is None else max(1, num_rows),
+            num_labels=labelled_R.sum().clamp(min=1) if num_labels is None else max(1, num_labels),
+        )
+
+
+def _mean(values_R: Tensor, weights_R: Tensor, count: int | Tensor) -> Tensor:
+    """Weighted mean; a weight of 0 hides also a value that is not finite."""
+    return torch.where(weights_R == 0, 0.0, values_R * weights_R).sum() / count

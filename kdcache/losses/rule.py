@@ -12,6 +12,11 @@ from kdcache.core.configuration import Configuration
 from kdcache.core.errors import IncompatibleTargets
 
 Tail = Literal["uniform", "bucket"]
+Kind = Literal["exact", "bounded", "approximate"]
+KINDS: tuple[Kind, ...] = ("exact", "bounded", "approximate")
+"""From best to worst."""
+EXACT_CODECS = ("float32", "float16")
+"""Of hidden vectors: their error is that of the arithmetic."""
 MIN_TAU_T = 0.5
 """The tail curve reproduces beta = 1/tau up to 2."""
 MAX_TIED_TAU = 2.0
@@ -28,7 +33,7 @@ class Verdict:
         note: why, for results and tables; empty when exact.
     """
 
-    kind: Literal["exact", "bounded", "approximate"]
+    kind: Kind
     tail: Tail = "uniform"
     note: str = ""
 
@@ -36,24 +41,38 @@ class Verdict:
         return f"{self.kind}: {self.note}" if self.note else self.kind
 
 
-def judge(configuration: Configuration, *, top_k: int, num_classes: int) -> Verdict:
-    """Class of a configuration on a `topk` store.
+def judge(
+    configuration: Configuration, *, top_k: int, num_classes: int, store: str = "topk", codec: str = "fast"
+) -> Verdict:
+    """Class of a configuration on a store: exact, bounded or approximate.
 
     Args:
         configuration: what the student is trained on.
-        top_k: classes kept of a row.
+        top_k: classes kept of a row; of no meaning for `hidden`.
         num_classes: the largest V of any row; `top_k >= num_classes` is dense.
+        store: `topk` or `hidden`.
+        codec: of the store.
 
     Example:
         >>> judge(Configuration(tau_t=4, tau_s=1), top_k=64, num_classes=50000).kind
         'bounded'
     """
-    if configuration.alpha == 0 or top_k >= num_classes:
+    if configuration.alpha == 0:
+        return Verdict(kind="exact")
+    if store == "hidden":
+        if codec in EXACT_CODECS:
+            return Verdict(kind="exact")
+        return Verdict(kind="bounded", note=f"hidden vectors in {codec}")
+    if top_k >= num_classes:
         return Verdict(kind="exact")
     tau_t, tau_s = configuration.tau_t, configuration.student_temperature
     kept = f"top {top_k} of {num_classes:,} classes"
     if configuration.loss == "mse":
         return Verdict(kind="approximate", note=f"MSE over {kept} lacks the tail's cross term")
+    if configuration.loss != "ce":
+        return Verdict(
+            kind="approximate", tail="bucket", note=f"{configuration.loss} over {kept} takes the tail as one class"
+        )
     if tau_t < MIN_TAU_T:
         return Verdict(kind="approximate", note=f"tau_t = {tau_t:g} < {MIN_TAU_T} is outside the tail curve")
     if tau_s == 1:
@@ -65,18 +84,30 @@ def judge(configuration: Configuration, *, top_k: int, num_classes: int) -> Verd
     )
 
 
-def require(
-    configuration: Configuration, *, top_k: int, num_classes: int, allow_approximate: bool, cache: str
-) -> Verdict:
-    """`judge`, refusing what is only approximate unless it was asked for.
+def worst(*verdicts: Verdict) -> Verdict:
+    """The verdict on a mixture, from those on its teachers for one configuration; without any: exact.
+
+    Temperatures alone decide the tail, so all sparse teachers have the same one and the others have none.
+
+    Example:
+        >>> str(worst(Verdict(kind="exact"), Verdict(kind="bounded", note="hidden vectors in int8")))
+        'bounded: hidden vectors in int8'
+    """
+    kind = KINDS[max((KINDS.index(verdict.kind) for verdict in verdicts), default=0)]
+    notes = dict.fromkeys(verdict.note for verdict in verdicts if verdict.note)
+    tail: Tail = "bucket" if any(verdict.tail == "bucket" for verdict in verdicts) else "uniform"
+    return Verdict(kind=kind, tail=tail, note="; ".join(notes))
+
+
+def require(configuration: Configuration, verdict: Verdict, *, allow_approximate: bool, cache: str) -> Verdict:
+    """The verdict again, unless it is `approximate` and that was not asked for.
 
     Raises:
-        IncompatibleTargets: with three ways out.
+        IncompatibleTargets: with the ways out.
     """
-    verdict = judge(configuration, top_k=top_k, num_classes=num_classes)
     if verdict.kind == "approximate" and not allow_approximate:
         raise IncompatibleTargets(
-            f"{configuration.label()} cannot be computed from cache {cache}: {verdict.note}. Dump with top_k >= "
-            f"{num_classes} (dense), use cross-entropy with tau_s = 1, or set allow_approximate: true"
+            f"{configuration.label()} cannot be computed from cache {cache}: {verdict.note}. Dump with store: hidden "
+            f"(or with a top_k of all classes), use cross-entropy with tau_s = 1, or set allow_approximate: true"
         )
     return verdict

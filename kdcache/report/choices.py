@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kdcache.core.configuration import Configuration
+from kdcache.core.errors import ConfigError
 from kdcache.report.gain import Group, Sampled
 from kdcache.report.runs import Case
 from kdcache.report.stats import interval
@@ -144,13 +145,16 @@ def _flips(one: Group, two: Group, choice: str, before: Value, after: Value) -> 
     if one.is_hard or two.is_hard or (choice != "teacher" and one.teacher_digest != two.teacher_digest):
         return False
     sides = [c for c in one.asked if _side(c, choice) == before]
-    return any(_set(c, choice, after).canonical() in two.keys for c in sides)
+    return any(_set(c, choice, after) in two.keys for c in sides)
 
 
-def _set(configuration: Configuration, choice: str, value: Value) -> Configuration:
-    """`configuration` with one setting changed."""
+def _set(configuration: Configuration, choice: str, value: Value) -> Configuration | None:
+    """The canonical form of `configuration` with one setting changed; null where there is none (MSE of a mixture)."""
     changes: dict[str, Value] = {choice: value}
-    return replace(configuration, **changes)  # type: ignore[arg-type]  # the key decides which option it is
+    try:
+        return replace(configuration, **changes).canonical()  # type: ignore[arg-type]  # the key decides the option
+    except ConfigError:
+        return None
 
 
 def _text(value: Value) -> str:

@@ -14,16 +14,41 @@ from kdcache.core.errors import CacheMismatch, ConfigError, ModelError
 from kdcache.core.types import NUM_ATOMS
 from kdcache.tasks.base import Task
 from kdcache.teacher.finetune import ROLES, read_result
+from kdcache.teacher.settings import CODECS, DumpConfig
 from kdcache.training import checkpoint, models
 from kdcache.training.run import RunFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Teacher:
-    """One checkpoint to run: its identity, and the other names that the same weights go by."""
+    """One checkpoint to run.
+
+    Attributes:
+        identity: who it is; `stored` says what is kept of its rows.
+        folder: its weights.
+    """
 
     identity: TeacherIdentity
     folder: Path
+
+    def stored(self, config: DumpConfig, *, hidden_size: int = 0) -> TeacherIdentity:
+        """The identity with what is kept of a row.
+
+        Args:
+            config: of the dump.
+            hidden_size: of what enters the output head; for store hidden.
+        """
+        codec, top_k = config.kept(self.identity.num_classes)
+        return replace(
+            self.identity,
+            store=config.store,
+            codec=codec,
+            compressor=config.compressor,
+            top_k=top_k,
+            top_p=config.top_p,
+            num_atoms=NUM_ATOMS if codec in CODECS["topk"] else 0,
+            hidden_size=hidden_size,
+        )
 
 
 def parse_teachers(file: RunFile, given: Sequence[str]) -> dict[str, Path]:
@@ -51,18 +76,14 @@ def parse_teachers(file: RunFile, given: Sequence[str]) -> dict[str, Path]:
     return teachers
 
 
-def identify(
-    file: RunFile, folders: Mapping[str, Path], *, store: str, top_k: int, num_classes: int, dtype: str
-) -> list[Teacher]:
+def identify(file: RunFile, folders: Mapping[str, Path], *, num_classes: int, dtype: str) -> list[Teacher]:
     """The checkpoints by their weights: those with equal weights are one teacher with several names.
 
     Args:
         file: the study, whose `train-teacher` may know a checkpoint's scores.
         folders: name -> checkpoint.
-        store: what is kept of a row.
-        top_k: classes kept of a row.
+        dtype: what they run in.
         num_classes: the largest V of any row.
-        dtype: what the teacher runs in.
     """
     trained = read_result(file.teacher_folder)
     teachers: dict[str, Teacher] = {}
@@ -82,9 +103,6 @@ def identify(
             weight_digest=weights,
             role=name if known else "user",
             score={} if record is None else {n: getattr(record, n) for n in names},
-            store=store,
-            top_k=top_k,
-            num_atoms=0 if top_k >= num_classes else NUM_ATOMS,
             num_classes=num_classes,
             dtype=dtype,
         )

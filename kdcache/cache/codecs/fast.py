@@ -1,0 +1,90 @@
+"""Codec `fast` of store topk: float16 log-probabilities, bit-exact, in rank order; ids as they are.
+
+    logprobs float16 [R, K]            the rest as in `sparse`
+
+Rank order is kept: sorting ids saves less on them than it costs on the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcache.cache.codecs.base import (
+    BITS,
+    Arrays,
+    Filter,
+    Spec,
+    check_logprobs,
+    check_numbers,
+    kept_counts,
+    owned_rows,
+    pad_entries,
+    refuse_infinite,
+    sign_set,
+)
+from kdcache.cache.codecs.sparse import (
+    SPARSE_FILTERS,
+    check_tail,
+    checked_ids,
+    decode_tail,
+    encode_sparse,
+    join_ids,
+    sparse_specs,
+)
+from kdcache.cache.layout import TeacherIdentity
+from kdcache.cache.ragged import pointers
+from kdcache.core.types import PackedRows, SparseRows
+
+
+class Fast:
+    """See the module."""
+
+    tables: tuple[str, ...] = ()
+
+    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+        """Arrays of a block."""
+        return {**sparse_specs(identity, width), "logprobs": ("float16", (width,))}
+
+    def filters(self, compressor: str) -> Mapping[str, Filter]:
+        """Bits where few of them differ; of ids for lz4 alone, which codes no entropy."""
+        return {**SPARSE_FILTERS, "ids": BITS} if compressor == "lz4" else SPARSE_FILTERS
+
+    def encode(self, rows: SparseRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+        """Arrays of rows."""
+        kept_R = np.diff(rows.entry_ptr)
+        width = max(int(kept_R.max(initial=1)), 1)
+        with np.errstate(over="ignore"):
+            logprobs_RK = pad_entries(sign_set(rows.logprobs).astype(np.float16), kept_R, width)
+        refuse_infinite(logprobs_RK, kept_R)
+        return {**encode_sparse(rows, rows.ids, identity, width), "logprobs": logprobs_RK}
+
+    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+        """Refuse values that cannot be rows."""
+        owned_R = owned_rows(arrays)
+        kept = kept_counts(arrays, owned_R, arrays["logprobs"].shape[1])
+        check_numbers(arrays, identity, owned_R)
+        check_logprobs(arrays["logprobs"], kept)
+        checked_ids(arrays, arrays["num_classes"], kept)
+        check_tail(arrays, owned_R, kept)
+
+    def decode(self, packed: PackedRows) -> SparseRows:
+        """Rows again."""
+        arrays = packed.arrays
+        kept_R = arrays["num_kept"].astype(np.int64)
+        mask_RK = np.arange(arrays["logprobs"].shape[1]) < kept_R[:, None]
+        atoms, moments = decode_tail(arrays)
+        return SparseRows(
+            row_ptr=packed.row_ptr,
+            entry_ptr=pointers(kept_R),
+            ids=join_ids(arrays)[mask_RK].astype(np.int64),
+            logprobs=arrays["logprobs"][mask_RK].astype(np.float32),
+            num_classes=arrays["num_classes"],
+            lse=arrays["lse"],
+            atoms=atoms,
+            moments=moments,
+            gold=arrays["gold"],
+        )

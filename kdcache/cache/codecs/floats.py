@@ -1,0 +1,110 @@
+"""Codecs `float32`, `float16`, `bfloat16` of store hidden: the vector that enters the teacher's head.
+
+    hidden float32 | float16 | uint16 [R, D]     num_classes int32 [R]     lse, gold float32 [R]
+
+bfloat16 is kept as its bits, the upper half of a float32, rounded to nearest, ties to even.
+
+Shape suffixes: R rows  D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcache.cache.codecs.base import Arrays, Filter, Spec, check_numbers, common_arrays, not_finite, owned_rows
+from kdcache.cache.layout import TeacherIdentity
+from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.core.types import HiddenRows, PackedRows
+
+
+@dataclass(frozen=True, slots=True)
+class Floats:
+    """See the module; `dtype` is the name of the stored type."""
+
+    dtype: str
+    tables: tuple[str, ...] = ()
+
+    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+        """Arrays of a block."""
+        stored = "uint16" if self.dtype == "bfloat16" else self.dtype
+        return {"hidden": (stored, (identity.hidden_size,)), **HIDDEN_SPECS}
+
+    def filters(self, compressor: str) -> Mapping[str, Filter]:
+        """All arrays as usual."""
+        return {}
+
+    def encode(self, rows: HiddenRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+        """Arrays of rows."""
+        if self.dtype == "bfloat16":
+            stored: NDArray[Any] = to_bfloat16(rows.hidden)
+            finite_RD = ~bfloat16_not_finite(stored)
+        else:
+            with np.errstate(over="ignore"):
+                stored = rows.hidden.astype(self.dtype)
+            finite_RD = ~not_finite(stored)
+        if (bad_R := np.flatnonzero(~finite_RD.all(axis=1))).size:
+            raise CacheError(
+                f"row {int(bad_R[0])} has a hidden vector that is not finite in {self.dtype}; "
+                f"choose codec bfloat16 or float32, whose range is that of float32"
+            )
+        return {"hidden": stored, **common_arrays(rows)}
+
+    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+        """Refuse values that cannot be rows."""
+        owned_R, hidden_RD = owned_rows(arrays), arrays["hidden"]
+        check_numbers(arrays, identity, owned_R)
+        empty_RD = bfloat16_not_finite(hidden_RD) if self.dtype == "bfloat16" else not_finite(hidden_RD)
+        if (empty_RD != ~owned_R[:, None]).any():
+            raise CacheDamaged("hidden has a hole, or values where no row is")
+
+    def decode(self, packed: PackedRows) -> HiddenRows:
+        """Rows again."""
+        hidden_RD = packed.arrays["hidden"]
+        if self.dtype == "bfloat16":
+            return hidden_rows(packed, from_bfloat16(hidden_RD))
+        return hidden_rows(packed, hidden_RD.astype(np.float32))
+
+
+HIDDEN_SPECS: dict[str, Spec] = {"num_classes": ("int32", ()), "lse": ("float32", ()), "gold": ("float32", ())}
+"""Arrays that all codecs of store hidden have."""
+
+
+def hidden_rows(packed: PackedRows, hidden_RD: NDArray[np.float32]) -> HiddenRows:
+    """Rows with their vectors decoded."""
+    arrays = packed.arrays
+    return HiddenRows(
+        row_ptr=packed.row_ptr,
+        hidden=hidden_RD,
+        num_classes=arrays["num_classes"],
+        lse=arrays["lse"],
+        gold=arrays["gold"],
+    )
+
+
+def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Bits of the nearest bfloat16, ties to even; NaN becomes the fill.
+
+    Example:
+        >>> [hex(b) for b in to_bfloat16(np.array([1.0, 1.00390625, 1.01171875], np.float32))]
+        ['0x3f80', '0x3f80', '0x3f82']
+    """
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    bits = values.view(np.uint32)
+    rounded = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0xFFFF), rounded)
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The float32 of bfloat16 bits, exactly."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def bfloat16_not_finite(bits: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Which bfloat16 bits are NaN or infinite."""
+    found: NDArray[np.bool_] = (bits << np.uint16(1)) >= np.uint16(0xFF00)
+    return found

@@ -1,0 +1,111 @@
+"""L1 and L2 of a block of rows: the value, and the gradient written into a buffer while the block is in cache.
+
+What differs between stores is how a teacher's rows meet the student's logits; each has a class here. Formulas are in
+`divergence`, the walk over blocks in `kernel`.
+
+B rows of a block  V classes  K kept  J entries
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Scratch:
+    """Buffers of one block's size, made when they are first needed and used for every block."""
+
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        self._shape, self._dtype, self._device = shape, dtype, device
+        self._buffers: dict[str, Tensor] = {}
+
+    def get(self, name: str, num_rows: int) -> Tensor:
+        """A buffer [num_rows, V]; the same memory for the same name."""
+        if name not in self._buffers:
+            self._buffers[name] = torch.empty(self._shape, dtype=self._dtype, device=self._device)
+        return self._buffers[name][:num_rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Some rows, and where their gradient goes.
+
+    Attributes:
+        rows: which rows of the targets.
+        logits_BV: of the student, float32 or float64, cut to the widest row's classes. Not written, but for:
+        gradient_BV: gets the gradient; may be the memory of `logits_BV`, so whoever writes it has read those before.
+        valid_BV: true classes, where rows of the batch differ in V; else null.
+        labels_B: gold classes, 0 where there is none.
+        hard_B: factor of L1 in what is differentiated; 0 without a label. Null where L1 has no part.
+        soft_B: factor of L2.
+        scratch: of the walk.
+    """
+
+    rows: slice
+    logits_BV: Tensor
+    gradient_BV: Tensor
+    valid_BV: Tensor | None
+    labels_B: Tensor
+    hard_B: Tensor | None
+    soft_B: Tensor
+    scratch: Scratch = field(repr=False)
+
+    def softmax(self, tau: float) -> tuple[Tensor, Tensor]:
+        """Write softmax(s / tau) to the gradient's place; its log-sum-exp [B] and the tempered logits [B, V]."""
+        source_BV = self.logits_BV
+        if self.valid_BV is not None:
+            source_BV = self.scratch.get("tempered", len(self.labels_B))
+            torch.mul(self.logits_BV, 1 / tau, out=source_BV).masked_fill_(~self.valid_BV, -torch.inf)
+        elif tau != 1 or self.gradient_BV.data_ptr() == self.logits_BV.data_ptr():
+            source_BV = torch.mul(self.logits_BV, 1 / tau, out=self.scratch.get("tempered", len(self.labels_B)))
+        torch.softmax(source_BV, dim=1, out=self.gradient_BV)
+        # The largest probability is at least 1/V, so its logarithm is exact; a second pass over exponentials is not.
+        return source_BV.amax(dim=1) - self.gradient_BV.amax(dim=1).log(), source_BV
+
+    def gold(self) -> Tensor:
+        """Logits of the gold classes, [B]."""
+        return self.logits_BV.gather(1, self.labels_B[:, None])[:, 0]
+
+    def beside(self, buffer: str, *, hard_B: Tensor | None, soft_B: Tensor) -> Block:
+        """The same rows with a gradient of its own and other factors."""
+        return replace(self, gradient_BV=self.scratch.get(buffer, len(self.labels_B)), hard_B=hard_B, soft_B=soft_B)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Values:
+    """Losses of a block, [B] each, unweighted; `floor` is the least that L2 can be: the entropy for CE, else 0."""
+
+    hard: Tensor | None
+    soft: Tensor
+    floor: Tensor
+
+
+class Soft(Protocol):
+    """A teacher's rows against a student's.
+
+    Attributes:
+        takes_hard: `write` includes L1.
+    """
+
+    takes_hard: bool
+
+    def write(self, block: Block) -> Values:
+        """Write `hard_B` dL1/ds (if it takes L1) `+ soft_B` dL2/ds to the gradient."""
+        ...
+
+
+def write_hard(block: Block, weight_B: Tensor) -> Tensor:
+    """L1 = - log softmax(s)_y, [B]; writes `weight_B` dL1/ds."""
+    gold_B = block.gold()
+    lse_B, _ = block.softmax(1.0)
+    block.gradient_BV.mul_(weight_B[:, None])
+    block.gradient_BV.scatter_add_(1, block.labels_B[:, None], -weight_B[:, None])
+    return lse_B - gold_B
+
+
+def masked(values_BV: Tensor, valid_BV: Tensor | None, fill: float) -> Tensor:
+    """The values of true classes, and `fill` elsewhere."""
+    return values_BV if valid_BV is None else torch.where(valid_BV, values_BV, fill)

@@ -1,0 +1,151 @@
+"""One checkpoint over its pending blocks: forward, selection, and encoding and writing in a thread meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdcache.cache.catalog import read_teacher, table_path, teacher_names
+from kdcache.cache.layout import TeacherIdentity
+from kdcache.cache.plan import Block
+from kdcache.cache.ragged import concatenate, take
+from kdcache.cache.tables import needs
+from kdcache.cache.writer import CacheWriter
+from kdcache.core.types import HiddenRows, Item, Rows, SparseRows
+from kdcache.teacher.checkpoints import Teacher
+from kdcache.teacher.stores import Job, Runner, shared_tables
+from kdcache.training.log import RunLog
+
+Part = tuple[list[int], Rows]
+"""Indices of a batch's items within their block, and their rows."""
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A block whose first batch ran before the teacher was added."""
+
+    block: str
+    first: Part
+    others: Generator[Part, None, None]
+
+
+class Pass:
+    """A checkpoint's pass over this process's share of the blocks.
+
+    Args:
+        writer: of the cache.
+        teacher: the checkpoint; loaded only where there is work.
+        job: what is the same for all teachers.
+        log: progress.
+        share: of the pending blocks, e.g. `slice(rank, None, world_size)`.
+    """
+
+    def __init__(self, writer: CacheWriter, teacher: Teacher, job: Job, log: RunLog, *, share: slice) -> None:
+        self._writer, self._teacher, self._job, self._log, self._share = writer, teacher, job, log, share
+        self._name = teacher.identity.name
+        self._runner: Runner | None = None
+        self._begun: _Begun | None = None
+        self._done = 0
+
+    def run(self) -> int:
+        """Add the teacher, fill the blocks.
+
+        Returns:
+            Forward passes done, in items; 0 where nothing was pending.
+
+        Raises:
+            KDCacheError: the teacher does not fit the data, the cache or its store.
+        """
+        self._log.restart(f"dump-teacher {self._name}")
+        pending = self._add_teacher()
+        if self._begun is not None and (not pending or pending[0].name != self._begun.block):
+            self._done += len(self._begun.first[0])  # the block is another process's
+            self._begun.others.close()
+            self._begun = None
+        total = sum(block.num_items for block in pending)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            writing: Future[None] | None = None
+            for block in pending:
+                parts = []
+                for indices, rows in self._parts(block):
+                    parts.append((indices, rows))
+                    self._done += len(indices)
+                    self._log.progress(self._done, total, items_per_second=self._done / max(self._log.lap, 1e-9))
+                if writing is not None:
+                    writing.result()
+                writing = pool.submit(self._writer.write_rows, self._name, block, _in_order(parts))
+            if writing is not None:
+                writing.result()
+        return self._done
+
+    def _add_teacher(self) -> list[Block]:
+        """Say whose rows follow, and what they share; this process's blocks.
+
+        The size of the head and the mean of int8 come from the first batch of the plan, whoever runs it. Its outputs
+        are kept, so that no item runs twice. Where the cache has them already, no model is needed.
+        """
+        config = self._job.config
+        if config.store == "topk":
+            self._writer.add_teacher(self._teacher.stored(config), shared=self._tables(None))
+            return self._writer.pending(self._name)[self._share]
+        there = self._published()
+        if there is not None:
+            self._writer.add_teacher(self._teacher.stored(config, hidden_size=there.hidden_size))
+            return self._writer.pending(self._name)[self._share]
+        block, runner = self._writer.plan.blocks[0], self._loaded()
+        others = runner.rows(self._items(block))
+        self._begun = _Begun(block.name, next(others), others)
+        identity = self._teacher.stored(config, hidden_size=runner.hidden_size)
+        self._writer.add_teacher(identity, shared=self._tables(self._begun.first[1]), head=runner.head_arrays())
+        pending = {other.name for other in self._writer.pending(self._name)}
+        # Shares are of all blocks: processes that came here first may have committed some of theirs already.
+        return [other for other in self._writer.plan.blocks[self._share] if other.name in pending]
+
+    def _tables(self, first: Rows | None) -> dict[str, NDArray[Any]]:
+        num_classes = self._teacher.identity.num_classes
+        return shared_tables(
+            self._job.config.kept(num_classes)[0],
+            items=self._job.items,
+            num_classes=num_classes,
+            hidden_RD=first.hidden if isinstance(first, HiddenRows) else None,
+        )
+
+    def _published(self) -> TeacherIdentity | None:
+        """The identity of store hidden that the cache has under this name, if what its rows share is there too."""
+        root = self._writer.root
+        if self._name not in teacher_names(root):
+            return None
+        there = read_teacher(root, self._name)
+        complete = all((root / table_path(self._name, file)).exists() for file in needs(there))
+        return there if complete and there.store == "hidden" else None
+
+    def _loaded(self) -> Runner:
+        if self._runner is None:
+            self._runner = Runner(self._teacher, self._job, with_hidden=self._job.config.store == "hidden")
+        return self._runner
+
+    def _items(self, block: Block) -> Sequence[Item]:
+        return self._job.items[block.start : block.stop]
+
+    def _parts(self, block: Block) -> Iterator[Part]:
+        """The batches of a block, each forward once."""
+        if self._begun is None:
+            yield from self._loaded().rows(self._items(block))
+            return
+        begun, self._begun = self._begun, None
+        yield begun.first
+        yield from begun.others
+
+
+def _in_order(parts: Sequence[Part]) -> Rows:
+    """Rows of batches, back in the order of the block's items."""
+    order = np.argsort(np.concatenate([indices for indices, _ in parts]), kind="stable")
+    sparse = [rows for _, rows in parts if isinstance(rows, SparseRows)]
+    if sparse:
+        return take(concatenate(sparse), order)
+    return take(concatenate([rows for _, rows in parts if isinstance(rows, HiddenRows)]), order)

@@ -1,0 +1,212 @@
+"""One loaded teacher over items: each batch forward once, and its rows as the store keeps them.
+
+R rows  V classes  D hidden size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdcache.cache.tables import id_table
+from kdcache.core.errors import IncompatibleTargets
+from kdcache.core.types import IGNORE, HiddenRows, Item, Rows, SparseRows
+from kdcache.losses.targets import CHUNK_ELEMENTS, select, to_rows
+from kdcache.tasks.base import Task
+from kdcache.teacher.checkpoints import Teacher, load_teacher
+from kdcache.teacher.settings import DumpConfig
+from kdcache.training import evaluate, heads, models
+
+ROTATION_SEED = 0
+"""Of the random rotation of `int8`: any number does, so it is always the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is the same for all teachers of a dump."""
+
+    config: DumpConfig
+    task: Task
+    items: Sequence[Item]
+    device: torch.device
+    pad_token_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """What a batch of items gave.
+
+    Attributes:
+        indices: of the items.
+        logits_RV: the teacher's, float32, on its device.
+        hidden_RD: what entered the head, float32; null unless asked for.
+        labels_R: int64, on the device.
+        num_classes_R: int64, on the device.
+        rows_per_item: int64.
+    """
+
+    indices: list[int]
+    logits_RV: Tensor
+    hidden_RD: Tensor | None
+    labels_R: Tensor
+    num_classes_R: Tensor
+    rows_per_item: NDArray[np.int64]
+
+
+class Runner:
+    """A teacher on its device.
+
+    Args:
+        teacher: the checkpoint, which is loaded.
+        job: the dump.
+        with_hidden: capture what enters the output head, and prove on the first batch that it gives the logits back.
+
+    Raises:
+        ModelError: it does not fit the dataset, or has no head that can be split off.
+    """
+
+    def __init__(self, teacher: Teacher, job: Job, *, with_hidden: bool) -> None:
+        self.job = job
+        self.name = teacher.identity.name
+        largest = models.largest_id([job.items])
+        self.model: Any = load_teacher(teacher, job.task, largest_id=largest, device=job.device)
+        self.head = heads.split(self.model, num_classes=teacher.identity.num_classes) if with_hidden else None
+        self._kept = job.config.kept(teacher.identity.num_classes)
+        self._proven = False
+
+    @property
+    def hidden_size(self) -> int:
+        """D of the head; 0 if it was not asked for."""
+        return 0 if self.head is None else self.head.hidden_size
+
+    def head_arrays(self) -> dict[str, NDArray[Any]]:
+        """The head as a cache holds it; empty if it was not asked for."""
+        return {} if self.head is None else dict(heads.to_arrays(self.head.head))
+
+    def outputs(self, items: Sequence[Item]) -> Generator[Outputs, None, None]:
+        """Each item through the teacher once, in batches of like length, longest first."""
+        config, task = self.job.config, self.job.task
+        with ExitStack() as stack:
+            captured = [] if self.head is None else stack.enter_context(heads.capture(self.head))
+            batches = evaluate.forward_rows(
+                lambda inputs: self.model(**inputs),
+                items,
+                task=task,
+                batch_size=config.batch_size,
+                pad_token_id=self.job.pad_token_id,
+                device=self.job.device,
+            )
+            for indices, batch, logits_RV in batches:
+                hidden_RD = None
+                if self.head is not None:
+                    hidden_RD = heads.rows_of(captured, spec=self.head, task=task, positions_R2=batch.positions_R2)
+                    hidden_RD = self._proved(self.head, hidden_RD, logits_RV).float()
+                classes = np.concatenate([items[i].classes_R for i in indices]).astype(np.int64)
+                yield Outputs(
+                    indices=indices,
+                    logits_RV=logits_RV,
+                    hidden_RD=hidden_RD,
+                    labels_R=batch.labels_R,
+                    num_classes_R=torch.from_numpy(classes).to(self.job.device),
+                    rows_per_item=np.array([items[i].num_rows for i in indices], dtype=np.int64),
+                )
+
+    def rows(self, items: Sequence[Item]) -> Generator[tuple[list[int], Rows], None, None]:
+        """Each batch of items once, as the rows of the configured store."""
+        config = self.job.config
+        for outputs in self.outputs(items):
+            if config.store == "hidden":
+                yield outputs.indices, hidden_rows(outputs)
+                continue
+            codec, top_k = self._kept
+            yield outputs.indices, sparse_rows(outputs, top_k=top_k, top_p=config.top_p, dense=codec == "dense")
+
+    def _proved(self, head: heads.HeadSpec, hidden_RD: Tensor, logits_RV: Tensor) -> Tensor:
+        if not self._proven:
+            heads.prove(head, hidden_RD, logits_RV, name=self.name)
+            self._proven = True
+        return hidden_RD
+
+
+def sparse_rows(outputs: Outputs, *, top_k: int, top_p: float, dense: bool) -> SparseRows:
+    """Rows of the store `topk`; `dense` for all classes in class order.
+
+    Raises:
+        IncompatibleTargets: -inf or NaN among a row's own classes.
+    """
+    targets = select(outputs.logits_RV, outputs.labels_R, outputs.num_classes_R, top_k=top_k, top_p=top_p, dense=dense)
+    return to_rows(targets, rows_per_item=outputs.rows_per_item)
+
+
+def hidden_rows(outputs: Outputs) -> HiddenRows:
+    """Rows of the store `hidden`, of a batch that captured what entered the head.
+
+    Raises:
+        IncompatibleTargets: -inf or NaN among a row's own classes, or in what entered the head.
+    """
+    if outputs.hidden_RD is None or not bool(torch.isfinite(outputs.hidden_RD).all()):
+        raise IncompatibleTargets("what enters the teacher's output head is not finite; run it with precision: float32")
+    lse_R, gold_R = log_partition(outputs.logits_RV, outputs.labels_R, outputs.num_classes_R)
+    return HiddenRows(
+        row_ptr=np.concatenate([[0], np.cumsum(outputs.rows_per_item)]).astype(np.int64),
+        hidden=outputs.hidden_RD.cpu().numpy(),
+        num_classes=outputs.num_classes_R.cpu().numpy().astype(np.int32),
+        lse=lse_R.cpu().numpy(),
+        gold=gold_R.cpu().numpy(),
+    )
+
+
+def log_partition(logits_RV: Tensor, labels_R: Tensor, num_classes_R: Tensor) -> tuple[Tensor, Tensor]:
+    """logsumexp over each row's own classes, and the gold class's log-probability (NaN without a label); float32 [R].
+
+    Raises:
+        IncompatibleTargets: -inf or NaN among a row's own classes, a label outside them.
+    """
+    step = max(1, CHUNK_ELEMENTS // max(1, logits_RV.shape[1]))
+    column_V = torch.arange(logits_RV.shape[1], device=logits_RV.device)
+    parts = []
+    for start in range(0, len(logits_RV), step):
+        part = slice(start, start + step)
+        padding_RV = column_V[None, :] >= num_classes_R[part, None]
+        masked_RV = logits_RV[part].float().masked_fill(padding_RV, -torch.inf)
+        if not bool((torch.isfinite(masked_RV) | padding_RV).all()):
+            raise IncompatibleTargets(
+                "the teacher gives logits that are not finite to classes of its own; "
+                "if its vocabulary is padded, declare the true number of classes"
+            )
+        parts.append(torch.logsumexp(masked_RV, dim=1))
+    lse_R = torch.cat(parts)
+    labelled_R = labels_R != IGNORE
+    if bool((labelled_R & ((labels_R < 0) | (labels_R >= num_classes_R))).any()):
+        raise IncompatibleTargets("a label is outside its row's classes; check the dataset's labels")
+    gold_R = logits_RV.gather(1, labels_R.clamp(min=0)[:, None])[:, 0].float() - lse_R
+    return lse_R, torch.where(labelled_R, gold_R, torch.nan)
+
+
+def shared_tables(
+    codec: str, *, items: Sequence[Item], num_classes: int, hidden_RD: NDArray[np.float32] | None = None
+) -> dict[str, NDArray[Any]]:
+    """What all rows of a teacher share; empty for most codecs.
+
+    compact numbers classes by how often they occur in the items: `id_table`. int8 keeps a vector's difference to a
+    mean, rotated: `mean` float32 [D] and `rotation_seed` int64 [1].
+
+    Args:
+        codec: of the rows.
+        items: of the cache.
+        num_classes: the largest V of any row.
+        hidden_RD: what entered the head in the first batch; for int8.
+    """
+    if codec == "compact":
+        return {"id_table": id_table(items, num_classes=num_classes)}
+    if codec == "int8" and hidden_RD is not None:
+        mean_D = hidden_RD.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return {"mean": mean_D, "rotation_seed": np.array([ROTATION_SEED], dtype=np.int64)}
+    return {}

@@ -1,0 +1,19 @@
+"""The study of 40 classes, once for all tests of the teacher's stages; each test brings its own `out`."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.teacher.small import write_study
+
+
+@pytest.fixture(scope="session")
+def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its run file; the teacher is beside it in `teacher/`."""
+    return write_study(tmp_path_factory.mktemp("forty"))
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with two classes: every row is dense."""
+    return write_study(tmp_path_factory.mktemp("two"), num_classes=2)

@@ -1,0 +1,230 @@
+"""Bytes a row and decoding speed of the codecs of store topk, on a real language model's rows.
+
+    python tools/bench_decode.py --model FOLDER --save rows.npz     # runs the model over installed packages' texts once
+    python tools/bench_decode.py --rows rows.npz
+
+For each k, codec and compressor: bytes a row with everything that a block adds (arrays, their metadata, its commit
+record; not the teacher's id table, which is 4 V bytes once), and gigabytes of raw rows (6 bytes an entry) a second of
+this process' CPU time, from the bytes of a block in memory to checked arrays. Beside it what zarr-python takes to read
+the same block, and the largest error of a log-probability. Bars at k = 64 (V about 50k): fast 235 bytes, compact 175
+(lz4) and 165 (zstd), lz4 2.4 GB/s; a miss is marked and gives exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from kdcache.cache.blocks import decode_files
+from kdcache.cache.codec import codec_of, encode, pack, unpack
+from kdcache.cache.layout import TeacherIdentity
+from kdcache.cache.records import CommitRecord, record_to_json
+from kdcache.cache.shards import to_files
+from kdcache.cache.store import FileRecord
+from kdcache.cache.tables import id_table
+from kdcache.core.types import Item, SparseRows
+from kdcache.losses.targets import select, to_rows
+from tools import lm
+
+SIZES = (8, 16, 32, 64, 128, 256)
+VARIANTS = (("fast", "lz4"), ("fast", "zstd"), ("compact", "lz4"), ("compact", "zstd"))
+MOST_BYTES = {("fast", "lz4"): 235, ("compact", "lz4"): 175, ("compact", "zstd"): 165}
+LEAST_SPEED = {("fast", "lz4"): 2.4, ("compact", "lz4"): 2.4}
+BAR_SIZE = 64
+RAW_BYTES = 6
+LENGTH = 256
+Table = dict[int, SparseRows]
+
+
+def make_rows(folder: Path, *, num_sequences: int, num_items: int) -> tuple[Table, NDArray[np.int64], int]:
+    """Rows of a causal LM for each k over some of a cache's items, the tokens of all of them, and V."""
+    length = LENGTH
+    tokenizer, model = lm.load(folder)
+    tokens = lm.sequences(tokenizer, count=num_items, length=length)
+    parts: dict[int, list[SparseRows]] = {k: [] for k in SIZES}
+    for sequence in torch.from_numpy(tokens[:num_sequences]):
+        with torch.inference_mode():
+            logits = model(sequence[None]).logits[0]
+        labels = torch.cat([sequence[1:], torch.tensor([-100])])
+        classes = torch.full((length,), logits.shape[1])
+        for k in SIZES:
+            parts[k].append(to_rows(select(logits, labels, classes, top_k=k), rows_per_item=np.array([length])))
+    return {k: _join(found) for k, found in parts.items()}, tokens, int(logits.shape[1])
+
+
+def _join(parts: list[SparseRows]) -> SparseRows:
+    first = parts[0]
+    joined = {
+        f.name: np.concatenate([getattr(part, f.name) for part in parts])
+        for f in dataclasses.fields(SparseRows)
+        if not f.name.endswith("_ptr")
+    }
+    kept = np.concatenate([np.diff(part.entry_ptr) for part in parts])
+    rows = np.concatenate([np.diff(part.row_ptr) for part in parts])
+    return dataclasses.replace(
+        first,
+        row_ptr=np.concatenate([[0], np.cumsum(rows)]),
+        entry_ptr=np.concatenate([[0], np.cumsum(kept)]),
+        **joined,
+    )
+
+
+def save(path: Path, table: Table, tokens: NDArray[np.int64], num_classes: int) -> None:
+    """Keep rows for another run."""
+    arrays = {f"{k}/{f.name}": getattr(rows, f.name) for k, rows in table.items() for f in dataclasses.fields(rows)}
+    np.savez(path, tokens=tokens, num_classes=np.array([num_classes]), **arrays)
+
+
+def load(path: Path) -> tuple[Table, NDArray[np.int64], int]:
+    """What `save` kept."""
+    with np.load(path, allow_pickle=False) as file:
+        sizes = sorted({int(name.partition("/")[0]) for name in file.files if "/" in name})
+        names = [f.name for f in dataclasses.fields(SparseRows)]
+        table = {k: SparseRows(**{name: file[f"{k}/{name}"] for name in names}) for k in sizes}
+        return table, file["tokens"], int(file["num_classes"][0])
+
+
+def frequency_table(tokens: NDArray[np.int64], num_classes: int, rows: SparseRows | None) -> NDArray[np.int32]:
+    """The id table of a cache whose items are these sequences, from their tokens and the first block's rows."""
+    items = [
+        Item(
+            uid=str(i),
+            inputs={"input_ids": row.astype(np.int32)},
+            positions_R=np.zeros(1, np.int32),
+            labels_R=row[1:].astype(np.int32),
+            classes_R=np.array([num_classes], np.int32),
+        )
+        for i, row in enumerate(tokens)
+    ]
+    return id_table(items, num_classes=num_classes, rows=rows)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """One line of the table."""
+
+    bytes_per_row: float
+    speed: float
+    zarr_speed: float
+    error: float
+
+
+def measure(
+    rows: SparseRows, identity: TeacherIdentity, shared: Mapping[str, NDArray[Any]], *, chunk_rows: int, repeat: int
+) -> Measure:
+    """Encode a block of rows and read it again, in memory."""
+    num_rows = -(-rows.num_rows // chunk_rows) * chunk_rows
+    arrays = encode(rows, identity, shared, num_rows=num_rows)
+    files = to_files(
+        arrays,
+        chunk_rows=chunk_rows,
+        attributes={},
+        compressor=identity.compressor,
+        filters=codec_of(identity).filters(identity.compressor),
+    )
+    record = CommitRecord(
+        part=identity.name,
+        block="00000",
+        folder=f"teachers/{identity.name}/00000.0123456789abcdef",
+        files={name: FileRecord.of(content) for name, content in files.items()},
+        num_items=rows.num_items,
+        num_rows=rows.num_rows,
+        forwards=rows.num_items,
+    )
+    stored = sum(map(len, files.values())) + len(record_to_json(record))
+    raw = RAW_BYTES * len(rows.ids)
+    prototype = default_buffer_prototype()
+    store = MemoryStore({name: prototype.buffer.from_bytes(content) for name, content in files.items()})
+    own = _cpu_seconds(lambda: decode_files(files, record, identity=identity, shared=shared), repeat)
+    theirs = _cpu_seconds(lambda: _read_zarr(store), max(repeat // 5, 3))
+    decoded = unpack(pack(rows, identity, shared))
+    return Measure(
+        bytes_per_row=stored / rows.num_rows,
+        speed=raw / own / 1e9,
+        zarr_speed=raw / theirs / 1e9,
+        error=float(np.abs(decoded.logprobs - rows.logprobs).max()) if isinstance(decoded, SparseRows) else np.nan,
+    )
+
+
+def _read_zarr(store: MemoryStore) -> None:
+    group = zarr.open_group(store, mode="r")
+    for name in group.array_keys():
+        group[name][...]
+
+
+def _cpu_seconds(function: Callable[[], object], repeat: int) -> float:
+    """Median CPU time of the whole process."""
+    function()
+    seconds = []
+    for _ in range(repeat):
+        started = time.process_time()
+        function()
+        seconds.append(time.process_time() - started)
+    return statistics.median(seconds)
+
+
+def main() -> int:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=Path, help="rows that --save kept")
+    parser.add_argument("--model", type=Path, help="folder of a causal LM; makes the rows")
+    parser.add_argument("--save", type=Path, help="keep the rows")
+    parser.add_argument("--sequences", type=int, default=64, help="token sequences that the model runs over")
+    parser.add_argument("--items", type=int, default=160, help="token sequences that the id table is made from")
+    parser.add_argument("--chunk-rows", type=int, default=1024)
+    parser.add_argument("--repeat", type=int, default=31)
+    given = parser.parse_args()
+    if (given.rows is None) == (given.model is None):
+        parser.error("give --rows or --model")
+    if given.rows is not None:
+        table, tokens, num_classes = load(given.rows)
+    else:
+        table, tokens, num_classes = make_rows(given.model, num_sequences=given.sequences, num_items=given.items)
+    if given.save is not None:
+        save(given.save, table, tokens, num_classes)
+    frequencies = frequency_table(tokens, num_classes)
+    rows = next(iter(table.values())).num_rows
+    print(f"{rows:,} rows of {num_classes:,} classes, chunks of {given.chunk_rows:,} rows")
+    print(f"{'k':>4} {'codec':<8} {'by':<5} {'bytes/row':>9} {'GB/s':>6} {'zarr':>6} {'ratio':>6} {'max error':>10}")
+    missed = 0
+    for k, these in table.items():
+        for variant in VARIANTS:
+            codec, compressor = variant
+            identity = TeacherIdentity(
+                name="t",
+                source="lm",
+                weight_digest="0",
+                num_classes=num_classes,
+                top_k=k,
+                codec=codec,
+                compressor=compressor,
+            )
+            shared = {"id_table": frequencies} if codec == "compact" else {}
+            found = measure(these, identity, shared, chunk_rows=given.chunk_rows, repeat=given.repeat)
+            over = k == BAR_SIZE and (
+                found.bytes_per_row > MOST_BYTES.get(variant, np.inf) or found.speed < LEAST_SPEED.get(variant, 0)
+            )
+            missed += over
+            print(
+                f"{k:>4} {codec:<8} {compressor:<5} {found.bytes_per_row:>9.1f} {found.speed:>6.2f} "
+                f"{found.zarr_speed:>6.2f} {found.speed / found.zarr_speed:>6.1f} {found.error:>10.4f}"
+                f"{'  over the bar' if over else ''}"
+            )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
