@@ -8,21 +8,20 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdcache.core.errors import KDCacheError, LaunchError
+from kdcache.options import PATH, device_option, launch_options, run_options
 from kdcache.version import __version__
 
 if TYPE_CHECKING:
     from kdcache.training.launch import Launch
     from kdcache.training.run import RunFile
 
-F = TypeVar("F", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
 BUG = 70
 """Exit code of an error that kdcache did not expect (EX_SOFTWARE)."""
 DISK = 74
@@ -49,33 +48,6 @@ def cli(local_rank: int | None) -> None:
     Run the teacher once (dump-teacher), then train students under any distillation configuration from what it left
     (train-student), and compare them (compare). Start with: kdcache demo
     """
-
-
-def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    def add(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
-
-
-run_options = _options(
-    click.argument("config", type=PATH),
-    click.option("--set", "overrides", multiple=True, metavar="BLOCK.KEY=VALUE", help="Change a setting; repeatable."),
-    click.option("--out", type=PATH, help="Folder of the study, instead of the file's `out:`."),
-    click.option("--data-root", type=PATH, help="Where relative data paths start, instead of KDCACHE_DATA."),
-)
-device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
-)
-launch_options = _options(
-    device_option,
-    click.option("--num-gpus", type=int, help="Processes on this machine, one a GPU."),
-    click.option("--num-procs", type=int, help="Processes with --device cpu."),
-    click.option("--num-nodes", type=int, help="Machines of the hostfile to use."),
-    click.option("--hostfile", type=PATH, help="DeepSpeed hostfile, for several machines."),
-)
 
 
 @cli.command()

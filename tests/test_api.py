@@ -18,6 +18,8 @@ import kdcache
 from kdcache.api import Batch, TeacherCache
 from kdcache.core.errors import CacheError, CacheFormatError, ConfigError
 from kdcache.core.order import epoch_order
+from kdcache.core.types import SparseRows
+from kdcache.losses.targets import SparseTargets
 
 TUTORIAL = Path(__file__).resolve().parents[1] / "docs/tutorial.md"
 FIRST = {0: [28, 54, 24, 15, 0, 50, 61, 11], 1: [8, 59, 49, 3, 28, 35, 13, 45]}
@@ -36,11 +38,11 @@ def test_a_dataset_has_the_split_in_the_caches_order(cache: TeacherCache) -> Non
     dataset = cache.dataset("train")
     assert len(dataset) == 64
     assert [dataset[i][0].uid for i in range(64)] == [f"train{i}" for i in range(64)]
-    item, rows = dataset[5]
-    assert rows is not None
-    assert (rows.num_items, rows.num_rows, item.num_rows) == (1, 1, 1)
+    item, (rows,) = dataset[5]
+    assert (rows.num_rows, item.num_rows) == (1, 1)
     again = cache.cache.rows("t_hs", cache.cache.plan.indices("train")[5:6])
-    assert rows.logprobs.tolist() == again.logprobs.tolist()
+    assert isinstance(again, SparseRows)
+    assert rows.arrays["logprobs"].tolist() == [again.logprobs.tolist()]
 
 
 def test_an_index_counts_from_the_end_or_is_refused(cache: TeacherCache) -> None:
@@ -77,8 +79,8 @@ def test_a_data_loader_gives_each_item_once_an_epoch_with_its_own_rows(cache: Te
     for number, batch in enumerate(batches):
         items, rows = zip(*(dataset[i] for i in order[number * 10 : number * 10 + 10]), strict=True)
         assert batch.labels.tolist() == [int(item.labels_R[0]) for item in items]
-        assert batch.targets is not None
-        assert batch.targets.logprobs_RK.tolist() == [row.logprobs.tolist() for row in rows]
+        assert isinstance(batch.targets, SparseTargets)
+        assert batch.targets.logprobs_RK.tolist() == [row.arrays["logprobs"][0].tolist() for (row,) in rows]
         lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()
         assert lengths == [item.num_tokens for item in items]
         assert batch.positions.tolist() == [[b, 0] for b in range(len(items))]

@@ -48,6 +48,7 @@ class Pass:
     def __init__(self, writer: CacheWriter, teacher: Teacher, job: Job, log: RunLog, *, share: slice) -> None:
         self._writer, self._teacher, self._job, self._log, self._share = writer, teacher, job, log, share
         self._name = teacher.identity.name
+        self._codec = job.config.kept(teacher.identity.num_classes)[0]
         self._runner: Runner | None = None
         self._begun: _Begun | None = None
         self._done = 0
@@ -86,11 +87,12 @@ class Pass:
     def _add_teacher(self) -> list[Block]:
         """Say whose rows follow, and what they share; this process's blocks.
 
-        The size of the head and the mean of int8 come from the first batch of the plan, whoever runs it. Its outputs
-        are kept, so that no item runs twice. Where the cache has them already, no model is needed.
+        The size of the head, the mean of int8 and the id table of compact come from the first batch of the plan,
+        whoever runs it. Its outputs are kept, so that no item runs twice. Where the cache has them already, no model is
+        needed.
         """
         config = self._job.config
-        if config.store == "topk":
+        if config.store == "topk" and self._codec != "compact":
             self._writer.add_teacher(self._teacher.stored(config), shared=self._tables(None))
             return self._writer.pending(self._name)[self._share]
         there = self._published()
@@ -108,21 +110,17 @@ class Pass:
 
     def _tables(self, first: Rows | None) -> dict[str, NDArray[Any]]:
         num_classes = self._teacher.identity.num_classes
-        return shared_tables(
-            self._job.config.kept(num_classes)[0],
-            items=self._job.items,
-            num_classes=num_classes,
-            hidden_RD=first.hidden if isinstance(first, HiddenRows) else None,
-        )
+        return shared_tables(self._codec, items=self._job.items, num_classes=num_classes, first=first)
 
     def _published(self) -> TeacherIdentity | None:
-        """The identity of store hidden that the cache has under this name, if what its rows share is there too."""
+        """The identity that the cache has under this name, if what its rows share is there too."""
         root = self._writer.root
         if self._name not in teacher_names(root):
             return None
         there = read_teacher(root, self._name)
         complete = all((root / table_path(self._name, file)).exists() for file in needs(there))
-        return there if complete and there.store == "hidden" else None
+        matches = (there.store, there.codec) == (self._job.config.store, self._codec)
+        return there if complete and matches else None
 
     def _loaded(self) -> Runner:
         if self._runner is None:

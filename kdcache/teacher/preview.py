@@ -20,7 +20,7 @@ from kdcache.teacher.estimate import Estimate
 from kdcache.teacher.opening import Opening, open_study, try_head
 from kdcache.teacher.roundtrip import Variant, configured, stored_bytes, through
 from kdcache.teacher.settings import CODECS
-from kdcache.teacher.stores import Outputs, Runner, shared_tables
+from kdcache.teacher.stores import Outputs, Runner, tables_for
 from kdcache.teacher.terminal import draw
 from kdcache.training import checkpoint
 from kdcache.training.run import RunFile
@@ -168,12 +168,12 @@ def _try(opening: Opening) -> _Trial:
 
 
 def _measured(variant: Variant, outputs: Sequence[Outputs], opening: Opening, runner: Runner) -> float:
-    first = outputs[0].hidden_RD
-    tables = shared_tables(
+    tables = tables_for(
         variant.codec,
-        items=opening.job.items,
+        outputs[0],
+        job=opening.job,
         num_classes=opening.num_classes,
-        hidden_RD=None if first is None else first.cpu().numpy(),
+        top_k=max(1, variant.top_k),
     )
     packed = [through(o, variant, tables) for o in outputs]
     return stored_bytes(packed, compressor=variant.compressor, chunk_rows=opening.chunk_rows)

@@ -1,0 +1,39 @@
+"""Options that several commands share: the run file and its changes, the device, the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+run_options = _options(
+    click.argument("config", type=PATH),
+    click.option("--set", "overrides", multiple=True, metavar="BLOCK.KEY=VALUE", help="Change a setting; repeatable."),
+    click.option("--out", type=PATH, help="Folder of the study, instead of the file's `out:`."),
+    click.option("--data-root", type=PATH, help="Where relative data paths start, instead of KDCACHE_DATA."),
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
+launch_options = _options(
+    device_option,
+    click.option("--num-gpus", type=int, help="Processes on this machine, one a GPU."),
+    click.option("--num-procs", type=int, help="Processes with --device cpu."),
+    click.option("--num-nodes", type=int, help="Machines of the hostfile to use."),
+    click.option("--hostfile", type=PATH, help="DeepSpeed hostfile, for several machines."),
+)
