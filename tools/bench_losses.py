@@ -5,7 +5,8 @@
 
 Times are medians of interleaved runs in one process; memory is the largest sum of live allocations (CPU: counted by the
 allocator's own events; CUDA: `max_memory_allocated`) above what was there before. Prints ratio and limit, exits 1 where
-a limit is missed.
+a limit is missed. On a machine that others use, set OMP_WAIT_POLICY=passive: else threads that wait for a descheduled
+sibling spin, and the more often an implementation meets, the longer.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Block:
         Args:
             tau: student temperature.
             likely_BK: some classes of each row. The log-sum-exp is logit minus log-probability of the best of them,
-                which is exact wherever its probability is a normal number, and saves two passes over the block.
+                exact wherever its probability is a normal number; that saves two passes over the block.
         """
         source_BV, count = self.logits_BV, len(self.labels_B)
         if self.valid_BV is not None:
