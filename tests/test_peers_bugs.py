@@ -88,7 +88,7 @@ def test_a_reader_takes_the_codecs_settings_from_the_cache(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["fast", "compact"])
 def test_short_rows_do_not_pay_for_the_longest(tmp_path: Path, name: str) -> None:
-    """Padding of ragged rows compresses away: a block of 1 long and many short rows costs little more than the short."""
+    """Padding of ragged rows compresses away: one long row among short ones costs little more than itself."""
 
     def stored(keep_long: bool) -> int:
         items = [build_item(f"i{i}", num_rows=64, num_classes=5000) for i in range(16)]
