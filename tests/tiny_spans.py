@@ -11,22 +11,24 @@ import yaml
 from tests.tiny import SPLITS, WORDS, call, write_model, write_records
 
 NAMES = {"PER": ["anna", "ben"], "LOC": ["rome", "oslo"]}
+SECOND = {"PER": "lee", "LOC": "city"}
 FILLER = ["the", "film", "was", *WORDS["bad"]]
 SIZES = {"train": 60, "validation": 20, "test": 20}
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
 
 def write_ner(folder: Path, *, seed: int = 0) -> dict[str, Any]:
-    """CoNLL files in IOB2; the words of a name tell its tag. Some sentences are too long for `max_length`."""
+    """CoNLL files in IOB2; a word tells its tag. Some sentences are too long for `max_length`."""
     generator = random.Random(seed)
     for split, count in SIZES.items():
         lines = ["-DOCSTART- X O", ""]
         for _ in range(count):
             for _ in range(generator.randint(1, 5)):
                 kind = generator.choice(["", "PER", "LOC"])
-                names = generator.choices(NAMES.get(kind, FILLER), k=generator.randint(1, 2))
-                prefixes = ["B-", "I-"]
-                lines += [f"{n} X {p + kind if kind else 'O'}" for n, p in zip(names, prefixes, strict=False)]
+                first = generator.choice(NAMES.get(kind, FILLER))
+                lines.append(f"{first} X {f'B-{kind}' if kind else 'O'}")
+                if kind and generator.random() < 0.5:
+                    lines.append(f"{SECOND[kind]} X I-{kind}")
             lines.append("")
         (folder / f"{split}.conll").write_text("\n".join(lines))
     return {
@@ -64,7 +66,7 @@ def write_qa(folder: Path, *, seed: int = 0) -> dict[str, Any]:
 
 def write_spans_study(folder: Path, task: str) -> Path:
     """A folder as `tests.tiny.write_study` makes it, of another task."""
-    write_model(folder / "base", words=[*NAMES["PER"], *NAMES["LOC"]])
+    write_model(folder / "base", words=[*NAMES["PER"], *NAMES["LOC"], *SECOND.values()])
     dataset = {"ner": write_ner, "qa": write_qa}[task](folder)
     training = {"epochs": 2, "batch_size": 16, "learning_rate": 0.005}
     run = {

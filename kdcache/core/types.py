@@ -154,7 +154,8 @@ class TaskSettings:
         max_length: tokens an item may have; longer ones are truncated, with a count.
         metric: `f1` or another name of `metrics.METRICS`; selects checkpoints.
         overlap: tokens of the context that neighbouring windows share; null is the task's default. Null for tasks
-            without windows, and so are the next two.
+            without windows, and so are the next three.
+        longest_answer: tokens of an answer.
         empty_windows: `keep` or `drop` windows without the answer from training.
         normalize: how answers are compared, `squad` or `mlqa`.
     """
@@ -163,5 +164,6 @@ class TaskSettings:
     max_length: int
     metric: str
     overlap: int | None = None
+    longest_answer: int | None = None
     empty_windows: Literal["keep", "drop"] | None = None
     normalize: Literal["squad", "mlqa"] | None = None

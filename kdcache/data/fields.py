@@ -152,11 +152,11 @@ def _parts(value: Any, column: str, place: str) -> tuple[list[Any], list[Any], l
         value = {key: [answer.get(key) for answer in value] for key in ("text", "answer_start")}
     if not isinstance(value, dict):
         raise DataError(
-            f"{place} has {str(value)[:80]!r} in the column {column!r}; it must be {{text: [...], answer_start: [...]}}"
+            f"{place} has {repr(value)[:80]} in the column {column!r}; it must be {{text: [...], answer_start: [...]}}"
         )
     texts, starts, gold = value.get("text"), value.get("answer_start"), value.get("gold")
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
         raise DataError(f"{place} has answers without as many answer_start as text in the column {column!r}")
     if gold is not None and not (isinstance(gold, list) and all(isinstance(g, str) and g.strip() for g in gold)):
-        raise DataError(f"{place} has {str(gold)[:80]!r} as its answers; they must be texts and not empty")
+        raise DataError(f"{place} has {repr(gold)[:80]} as its answers; they must be texts and not empty")
     return texts, starts, gold

@@ -22,8 +22,9 @@ def read_squad(path: Path, columns: Sequence[str], encoding: str) -> Records:
     Raises:
         DataError: not JSON, or a part that is missing, with its place.
     """
+    text = _decoded(path, path.read_bytes(), encoding)
     try:
-        tree = json.loads(_decoded(path, path.read_bytes(), encoding))
+        tree = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); give a file in SQuAD's format") from None
     rows: list[Mapping[str, Any]] = []
@@ -70,7 +71,7 @@ def read_mrqa(path: Path, columns: Sequence[str], encoding: str) -> Records:
         context = _object(tree, path, f"line {number}").get("context")
         for question in _list(tree, "qas", path, f"line {number}"):
             spans = [
-                (str(found.get("text")), *span)
+                _span(str(found.get("text")), span, place)
                 for found in _list(question, "detected_answers", path, f"line {number}.qas")
                 for span in _list(found, "char_spans", path, f"line {number}.qas.detected_answers")
             ]
@@ -99,6 +100,14 @@ def _mrqa_lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(_decoded(path, content, encoding).split("\n"), start=1):
         if line.strip():
             yield number, line
+
+
+def _span(text: str, span: Any, place: str) -> tuple[str, Any, Any]:
+    if not isinstance(span, list) or len(span) != 2:
+        raise DataError(
+            f"{place} has the answer {text!r} with the span {span!r}; allowed: [first character, last character]"
+        )
+    return text, span[0], span[1]
 
 
 def _slice(context: Any, text: str, start: Any, end: Any, *, place: str) -> str:

@@ -89,6 +89,8 @@ class DatasetSpec:
     """Tokens of an item; longer ones are truncated, with a count, or (qa) cut into windows."""
     overlap: int | None = None
     """Context tokens that neighbouring windows share; null is the task's default (qa: 128)."""
+    longest_answer: int | None = None
+    """Tokens that a predicted answer may have; null is the task's default (qa: 30)."""
     empty_windows: Literal["keep", "drop"] | None = None
     """Training windows without the answer: they point at the classifier token (keep, the default of qa), or go."""
     normalize: Literal["squad", "mlqa"] | None = None
@@ -132,7 +134,7 @@ class DatasetSpec:
 
     def task_settings(self) -> TaskSettings:
         """What the task needs to know."""
-        names = ("labels", "max_length", "metric", "overlap", "empty_windows", "normalize")
+        names = ("labels", "max_length", "metric", "overlap", "longest_answer", "empty_windows", "normalize")
         return TaskSettings(**{name: getattr(self, name) for name in names})
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from kdcache.tasks.classification import Classification
 from kdcache.tasks.ner import NER
 from kdcache.tasks.qa import QA
 
-OPTIONS = ("overlap", "empty_windows", "normalize")
+OPTIONS = ("overlap", "longest_answer", "empty_windows", "normalize")
 """Settings of a dataset that not every task has."""
 
 

@@ -26,7 +26,7 @@ OVERLAP = 128
 NUM_BEST = 20
 """Starts, and ends, of a window that are combined."""
 LONGEST_ANSWER = 30
-"""Tokens of an answer."""
+"""Tokens of an answer, by default."""
 START, END = 0, 1
 """The two rows of a window, as `Item.positions_R` holds them."""
 ROW_METRICS = ("nll", "brier", "ece")
@@ -48,6 +48,8 @@ class QA:
             )
         if self._overlap() < 0:
             raise ConfigError(f"overlap = {self._overlap()} is no number of tokens; it must be at least 0")
+        if self._longest() < 1:
+            raise ConfigError(f"longest_answer = {self._longest()} allows no answer; it must be at least 1")
         if self._primary() not in self._metrics():
             raise ConfigError(
                 f"metric = {self.settings.metric!r} does not score answers normalised as "
@@ -136,7 +138,8 @@ class QA:
         first: list[Item | None] = [None] * len(number)
         for example, item, logits_2V in zip(owner_W, items, logits, strict=True):
             first[example] = first[example] or item
-            best[example] = max(best[example], best_span(item, logits_2V), key=lambda found: found[0])
+            found = best_span(item, logits_2V, longest=self._longest())
+            best[example] = max(best[example], found, key=lambda span: span[0])
         metas = [item.meta for item in first if item is not None]
         answers = answer_statistics(
             [text for _, text in best],
@@ -164,6 +167,9 @@ class QA:
 
     def _overlap(self) -> int:
         return OVERLAP if self.settings.overlap is None else self.settings.overlap
+
+    def _longest(self) -> int:
+        return LONGEST_ANSWER if self.settings.longest_answer is None else self.settings.longest_answer
 
     def _normalizer(self, language: str | None) -> Callable[[str], str]:
         if self._rule() == "squad":
@@ -196,15 +202,15 @@ class QA:
         return {**meta, **({"language": example.fields["language"]} if "language" in example.fields else {})}
 
 
-def best_span(item: Item, logits_2V: NDArray[np.float32]) -> tuple[float, str]:
+def best_span(item: Item, logits_2V: NDArray[np.float32], *, longest: int = LONGEST_ANSWER) -> tuple[float, str]:
     """The best answer of a window and its score, the sum of its two logits; -inf and no text where none is possible.
 
-    Of the `NUM_BEST` best starts and ends among context tokens, the best pair in order with at most `LONGEST_ANSWER`
-    tokens.
+    Of the `NUM_BEST` best starts and ends among context tokens, the best pair in order with at most `longest` tokens.
 
     Args:
         item: with the `meta` of an item to score.
         logits_2V: start and end.
+        longest: tokens of an answer.
     """
     begins, ends, first = item.meta["begins"], item.meta["ends"], item.meta["first"]
     context_2N = logits_2V[:, first : first + len(begins)]
@@ -212,7 +218,7 @@ def best_span(item: Item, logits_2V: NDArray[np.float32]) -> tuple[float, str]:
     starts_K, ends_K = order_2K[START], order_2K[END]
     length_KK = ends_K[None, :] - starts_K[:, None] + 1
     score_KK = context_2N[START, starts_K][:, None].astype(np.float64) + context_2N[END, ends_K][None, :]
-    score_KK = np.where((length_KK >= 1) & (length_KK <= LONGEST_ANSWER), score_KK, -np.inf)
+    score_KK = np.where((length_KK >= 1) & (length_KK <= longest), score_KK, -np.inf)
     if not np.isfinite(score_KK).any():
         return -np.inf, ""
     s, e = np.unravel_index(int(score_KK.argmax()), score_KK.shape)

@@ -175,8 +175,8 @@ def _train_step(engine: Engine, step: TrainStep, objective: Objective, rows: Row
     """Run one step; this rank's share of (total, hard, soft), not yet summed over ranks."""
     if not (objective.alpha > 0 and step.num_rows) and not (objective.alpha < 1 and step.num_labels):
         raise TrainingError(
-            f"step {step.index} of epoch {step.epoch} has no row to learn from at alpha = {objective.alpha:g}: {step.num_labels} "
-            f"labels, {step.num_rows} rows; raise batch_size, or check the labels (kdcache inspect)"
+            f"step {step.index} of epoch {step.epoch} has no row to learn from at alpha = {objective.alpha:g}: "
+            f"{step.num_labels} labels, {step.num_rows} rows; raise batch_size, or check the labels (kdcache inspect)"
         )
     share = torch.zeros(3, device=engine.world.device)
     for batch in step.batches:

@@ -1,4 +1,4 @@
-"""The development datasets, read from KDCACHE_DATA."""
+"""The development datasets of classification, read from KDCACHE_DATA."""
 
 from __future__ import annotations
 
