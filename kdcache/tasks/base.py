@@ -100,6 +100,13 @@ class Task(Protocol):
         """
         ...
 
+    def row_names(self, item: Item) -> NDArray[np.int64] | None:
+        """What each row of an item is of, whatever the tokenizer: 0 for the example, a word's number; int64 [R].
+
+        Null where rows are made of tokens: a student must then have the teacher's tokenizer.
+        """
+        ...
+
     def metrics(self) -> tuple[str, ...]:
         """Names in `metrics.METRICS` to report; the first selects checkpoints."""
         ...

@@ -120,6 +120,10 @@ class Classification:
             },
         )
 
+    def row_names(self, item: Item) -> NDArray[np.int64] | None:
+        """The one row is the example's."""
+        return np.zeros(1, dtype=np.int64)
+
     def metrics(self) -> tuple[str, ...]:
         """The metric that selects, then the others."""
         primary = self._primary()

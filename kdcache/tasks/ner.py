@@ -138,6 +138,10 @@ class NER:
             },
         )
 
+    def row_names(self, item: Item) -> NDArray[np.int64] | None:
+        """The number of each row's word."""
+        return np.array(item.meta.get("words", range(item.num_rows)), dtype=np.int64)
+
     def metrics(self) -> tuple[str, ...]:
         """The metric that selects, then the others."""
         primary = self._primary()

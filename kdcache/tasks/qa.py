@@ -151,6 +151,10 @@ class QA:
             statistics={self._rule(): answers, **row_statistics(items, logits, owner_W, len(number))},
         )
 
+    def row_names(self, item: Item) -> NDArray[np.int64] | None:
+        """Null: the classes of a row are the tokens of a window."""
+        return None
+
     def metrics(self) -> tuple[str, ...]:
         """The metric that selects, then the others."""
         primary = self._primary()
