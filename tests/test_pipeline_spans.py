@@ -14,8 +14,8 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassif
 import kdcache
 from kdcache.cache.reader import Cache
 from kdcache.core.results import read_statistics
-from tests.tiny import call
-from tests.tiny_spans import LABELS, SIZES, write_spans_study
+from tests.tiny import call, refused, write_model
+from tests.tiny_spans import LABELS, NAMES, SECOND, SIZES, write_spans_study
 
 TASKS = ("ner", "qa")
 
@@ -99,6 +99,26 @@ def test_every_cached_row_is_the_teachers_own_without_padding(spans_study):
             found = np.full(wanted.shape[1], np.nan)
             found[rows.ids[part]] = rows.logprobs[part]
             np.testing.assert_allclose(found, wanted[r], atol=1e-5)
+
+
+def test_a_student_with_another_tokenizer_matches_words_and_is_refused_for_questions(
+    spans_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    task, folder = spans_study
+    write_model(tmp_path / "other", words=["more", *NAMES["LOC"], *NAMES["PER"], *SECOND.values()])
+    options = ("--device", "cpu", "--out", str(tmp_path), "--cache", str(folder / "out/cache"))
+    student = ("--set", f"models.students={{other: {{path: {tmp_path / 'other'}}}}}")
+    if task == "ner":
+        call("train-student", str(folder / "run.yaml"), *options, *student)
+        assert "rows were matched by example or word, 0 dropped" in capsys.readouterr().out
+        return
+    error = refused(capsys, "train-student", folder / "run.yaml", *options, *student, code=4)
+    theirs = Cache.open(folder / "out/cache").marker.tokenizer_digest
+    assert f"was dumped with tokenizer {theirs}, this run has " in error
+    assert error.endswith(
+        ", and the rows of qa are made of tokens; use a student with the teacher's tokenizer, dump again, or set "
+        "student.allow_mismatch: true if you know that they agree"
+    )
 
 
 def test_the_api_gives_rows_by_position(spans_study):

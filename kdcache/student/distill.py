@@ -19,6 +19,7 @@ from kdcache.losses.objective import Objective
 from kdcache.student import skip_layers
 from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps, match
 from kdcache.student.plan import Plan, StudentConfig, finished, plan
+from kdcache.tasks import make
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import CachedSteps
 from kdcache.training.engine import Engine, World, barrier, start
@@ -74,8 +75,7 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any, OtherTokens |
     """The evaluation splits, the tokenizer, and (where it is not the teacher's) the student's own training items.
 
     Raises:
-        IncompatibleTargets: another tokenizer, and a task whose rows depend on it.
-        CacheMismatch: with both digests.
+        CacheMismatch: other data, or another tokenizer where rows are made of tokens; with both digests.
         DataError: no validation split.
         ModelError: a vocabulary that is too small.
     """
@@ -86,6 +86,13 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any, OtherTokens |
     splits = ["validation", *(["test"] if "test" in file.dataset.splits else [])]
     cached_splits = [s for s in file.dataset.splits if s in planned.cache.plan.splits]
     others = marker.tokenizer_digest != ours and not planned.config.allow_mismatch
+    cached = planned.cache.items(planned.cache.plan.indices("train")) if others else []
+    if others and make(file.dataset.task, file.dataset.task_settings()).row_names(cached[0]) is None:
+        raise CacheMismatch(
+            f"the cache {planned.cache.root} was dumped with tokenizer {marker.tokenizer_digest}, this run has {ours}, "
+            f"and the rows of {file.dataset.task} are made of tokens; use a student with the teacher's tokenizer, dump "
+            f"again, or set student.allow_mismatch: true if you know that they agree"
+        )
     data = prepare(file, tokenizer, encode=[*splits, *(["train"] if others else [])], digest_of=cached_splits)
     if marker.dataset_digest != data.digest and not planned.config.allow_mismatch:
         raise CacheMismatch(
@@ -98,10 +105,7 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any, OtherTokens |
             f"the cache's classes are {', '.join(marker.labels)}; "
             f"the dataset's YAML has {', '.join(file.dataset.labels)}"
         )
-    if not others:
-        return data, tokenizer, None
-    cached = planned.cache.items(planned.cache.plan.indices("train"))
-    return data, tokenizer, match(cached, data.items["train"], data.task)
+    return data, tokenizer, match(cached, data.items["train"], data.task) if others else None
 
 
 def _check_vocabulary(file: RunFile, planned: Plan, data: Prepared, *, num_tokens: int) -> None:

@@ -21,12 +21,6 @@ from kdcache.core.types import IGNORE, Item
 from kdcache.tasks.base import Task
 from kdcache.training.batch import Batch, CachedSteps, TrainStep, collate
 
-WHY = (
-    "a student with another tokenizer has other classes in a row; use a student with the teacher's tokenizer, or dump "
-    "a teacher with the student's"
-)
-"""Why a tokenizer is refused."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matched:
@@ -72,9 +66,7 @@ def match(cached: Sequence[Item], ours: Sequence[Item], task: Task) -> OtherToke
         mine = by_uid.get(theirs.uid)
         if mine is None:
             raise CacheMismatch(f"the cache's item {theirs.uid} is no example of the dataset; dump again")
-        their_names, my_names = task.row_names(theirs), task.row_names(mine)
-        if their_names is None or my_names is None:
-            raise IncompatibleTargets(f"the rows of {task.name} are made of tokens: {WHY}")
+        their_names, my_names = _names(theirs, task), _names(mine, task)
         _, kept_R, own_R = np.intersect1d(their_names, my_names, return_indices=True)
         dropped += len(their_names) + len(my_names) - 2 * len(kept_R)
         item = replace(
@@ -87,6 +79,13 @@ def match(cached: Sequence[Item], ours: Sequence[Item], task: Task) -> OtherToke
             raise CacheMismatch(f"the cache has other labels for the item {theirs.uid} than the dataset; dump again")
         matched.append(Matched(item=item, kept_R=kept_R.astype(np.int64)))
     return OtherTokens(matched=matched, num_dropped=dropped)
+
+
+def _names(item: Item, task: Task) -> NDArray[np.int64]:
+    names = task.row_names(item)
+    if names is None:
+        raise IncompatibleTargets(f"the rows of {task.name} are made of tokens; they match those of no other tokenizer")
+    return names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
