@@ -94,18 +94,6 @@ def test_07_a_block_whose_record_is_removed_is_dumped_again(study: Path, tmp_pat
     assert there.rows("t_hs", indices).logprobs.tolist() == again.rows("t_hs", indices).logprobs.tolist()
 
 
-def test_18_a_student_with_another_tokenizer_is_refused_with_both_digests(
-    cache: Path, refuse: Refuse, tmp_path: Path
-) -> None:
-    tiny.write_model(tmp_path / "other", words=["extra"])
-    error = refuse("train-student", "--set", f"models.students={{other: {{path: {tmp_path / 'other'}}}}}", code=4)
-    theirs = Cache.open(cache).marker.tokenizer_digest
-    assert f"the cache {cache} was dumped with tokenizer {theirs}, this run has " in error
-    assert error.endswith("; dump again, or set student.allow_mismatch: true if you know that they agree")
-    assert error.count(theirs) == 1
-    assert results(cache.parent) == []
-
-
 @pytest.mark.parametrize("change", ["dataset.labels=[good, bad]", "dataset.limit={train: 32}", "dataset.version=2"])
 def test_18_changed_data_are_refused_with_both_digests(change: str, cache: Path, refuse: Refuse) -> None:
     theirs = Cache.open(cache).marker.dataset_digest

@@ -18,7 +18,7 @@ from kdcache.cli import main
 from kdcache.core.configuration import Loss
 from kdcache.losses.targets import select
 from kdcache.training.launch import free_port
-from tests.tiny import call
+from tests.tiny import call, write_model
 
 
 def test_each_checkpoint_ran_once_over_each_item(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,3 +220,13 @@ def test_no_command_shows_progress_bars_or_reports_of_transformers(study: Path, 
     assert result.returncode == 0, result.stderr
     progress = [line.split("  ")[0] for line in result.stderr.splitlines()]
     assert progress == ["train-teacher", "dump-teacher t_hs", "train-student half ce t_hs tau 4/4 seed 0"]
+
+
+def test_a_student_with_another_tokenizer_trains_from_the_same_cache(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(tmp_path / "other", words=["more"])
+    options = ("--device", "cpu", "--out", str(tmp_path), "--cache", str(study / "out/cache"))
+    student = ("--set", f"models.students={{other: {{path: {tmp_path / 'other'}}}}}")
+    call("train-student", str(study / "run.yaml"), *options, *student)
+    assert "rows were matched by example or word, 0 dropped" in capsys.readouterr().out

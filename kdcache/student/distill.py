@@ -17,12 +17,14 @@ from kdcache.core.results import RunResult, write_json, write_run
 from kdcache.core.types import Evaluation
 from kdcache.losses.objective import Objective
 from kdcache.student import skip_layers
+from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps, match
 from kdcache.student.plan import Plan, StudentConfig, finished, plan
+from kdcache.tasks import make
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import CachedSteps
 from kdcache.training.engine import Engine, World, barrier, start
 from kdcache.training.log import RunLog
-from kdcache.training.loop import engine_settings, fit
+from kdcache.training.loop import Steps, engine_settings, fit
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
 
 
@@ -47,7 +49,7 @@ def run(file: RunFile, config: StudentConfig, *, device: str = "auto") -> tuple[
     if done is not None:
         return done, planned.folder
     started = time.monotonic()
-    data, tokenizer = _prepare(file, planned)
+    data, tokenizer, matched = _prepare(file, planned)
     world = start(device)
     folder = planned.folder
     if world.rank == 0:
@@ -59,7 +61,7 @@ def run(file: RunFile, config: StudentConfig, *, device: str = "auto") -> tuple[
     with RunLog(folder if world.rank == 0 else None, label=label) as log:
         log.write("start", key=planned.key, exactness=str(planned.verdict), teacher_forwards=0)
         prepared = time.monotonic() - started
-        evaluations, selected, counters = _train(file, planned, data, tokenizer, world, log)
+        evaluations, selected, counters = _train(file, planned, data, tokenizer, matched, world, log)
         seconds = {"prepare": round(prepared, 2), "train": log.elapsed}
         log.write("end", **counters)
     result = _result(file, planned, evaluations, selected, counters, seconds)
@@ -69,11 +71,11 @@ def run(file: RunFile, config: StudentConfig, *, device: str = "auto") -> tuple[
     return result, folder
 
 
-def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any]:
-    """The evaluation splits, and whether cache, data, tokenizer and student belong together.
+def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any, OtherTokens | None]:
+    """The evaluation splits, the tokenizer, and (where it is not the teacher's) the student's own training items.
 
     Raises:
-        CacheMismatch: with both digests.
+        CacheMismatch: other data, or another tokenizer where rows are made of tokens; with both digests.
         DataError: no validation split.
         ModelError: a vocabulary that is too small.
     """
@@ -83,36 +85,40 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any]:
     ours = models.tokenizer_digest(tokenizer)
     splits = ["validation", *(["test"] if "test" in file.dataset.splits else [])]
     cached_splits = [s for s in file.dataset.splits if s in planned.cache.plan.splits]
-    data = prepare(file, tokenizer, encode=splits, digest_of=cached_splits)
-    for what, theirs, mine in (
-        ("tokenizer", marker.tokenizer_digest, ours),
-        ("dataset", marker.dataset_digest, data.digest),
-    ):
-        if theirs != mine and not planned.config.allow_mismatch:
-            raise CacheMismatch(
-                f"the cache {planned.cache.root} was dumped with {what} {theirs}, this run has {mine}; dump again, "
-                f"or set student.allow_mismatch: true if you know that they agree"
-            )
+    others = marker.tokenizer_digest != ours and not planned.config.allow_mismatch
+    cached = planned.cache.items(planned.cache.plan.indices("train")) if others else []
+    if others and make(file.dataset.task, file.dataset.task_settings()).row_names(cached[0]) is None:
+        raise CacheMismatch(
+            f"the cache {planned.cache.root} was dumped with tokenizer {marker.tokenizer_digest}, this run has {ours}, "
+            f"and the rows of {file.dataset.task} are made of tokens; use a student with the teacher's tokenizer, dump "
+            f"again, or set student.allow_mismatch: true if you know that they agree"
+        )
+    data = prepare(file, tokenizer, encode=[*splits, *(["train"] if others else [])], digest_of=cached_splits)
+    if marker.dataset_digest != data.digest and not planned.config.allow_mismatch:
+        raise CacheMismatch(
+            f"the cache {planned.cache.root} was dumped with dataset {marker.dataset_digest}, this run has "
+            f"{data.digest}; dump again, or set student.allow_mismatch: true if you know that they agree"
+        )
     _check_vocabulary(file, planned, data, num_tokens=len(tokenizer))
     if tuple(marker.labels) != tuple(file.dataset.labels):
         raise CacheMismatch(
             f"the cache's classes are {', '.join(marker.labels)}; "
             f"the dataset's YAML has {', '.join(file.dataset.labels)}"
         )
-    return data, tokenizer
+    return data, tokenizer, match(cached, data.items["train"], data.task) if others else None
 
 
 def _check_vocabulary(file: RunFile, planned: Plan, data: Prepared, *, num_tokens: int) -> None:
     """The student's embedding against the items that are trained on, from the cache, and those scored."""
     config = models.load_config(file.models.student(planned.name))
     splits = list(data.items.values())
-    if planned.config.allow_mismatch or getattr(config, "vocab_size", 0) < num_tokens:
+    if "train" not in data.items and (planned.config.allow_mismatch or getattr(config, "vocab_size", 0) < num_tokens):
         splits.append(planned.cache.items(planned.cache.plan.indices("train")))  # else the tokenizer vouches for them
     models.check_vocabulary(config, largest_id=models.largest_id(splits), name=f"student {planned.name}")
 
 
 def _train(
-    file: RunFile, planned: Plan, data: Prepared, tokenizer: Any, world: World, log: RunLog
+    file: RunFile, planned: Plan, data: Prepared, tokenizer: Any, others: OtherTokens | None, world: World, log: RunLog
 ) -> tuple[tuple[Evaluation, ...], dict[str, float], dict[str, int]]:
     """The training itself; evaluations of the checkpoint that was kept."""
     config, pad = planned.config, pad_token_id(tokenizer)
@@ -134,12 +140,13 @@ def _train(
         world_size=world.size,
         with_rows=bool(configuration.teachers),
     )
-    steps = CachedSteps(
+    cached = CachedSteps(
         loader=loader,
         teachers=configuration.teachers,
         teacher_weight=configuration.teacher_weight,
         pad_token_id=pad,
     )
+    steps: Steps = cached if others is None else OtherTokenSteps(cached=cached, others=others)
     objective = Objective.of(configuration, tail=planned.verdict.tail)
     best: tuple[Evaluation, ...] = ()
     selected: dict[str, float] = {}
@@ -159,6 +166,8 @@ def _train(
                 checkpoint.save(planned.folder / "selected", model=engine.module, state=state, tokenizer=tokenizer)
     engine.close()
     counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
+    if others is not None:
+        counters["rows_dropped"] = others.num_dropped
     return best, selected, counters
 
 
@@ -221,5 +230,10 @@ def summary(result: RunResult, folder: Path) -> str:
         lines.append(f"  {split:<10} {shown}")
     if result.exactness:
         lines.append(f"  loss from the cache: {result.exactness}; teacher forward passes: 0")
+    if "rows_dropped" in result.counters:
+        lines.append(
+            f"  its tokenizer is not the teacher's: rows were matched by example or word, "
+            f"{result.counters['rows_dropped']:,} dropped that one of them lost to truncation"
+        )
     lines += [f"  run folder: {folder}", f"next: kdcache compare {folder.parent}"]
     return "\n".join(lines)

@@ -50,6 +50,34 @@ def test_classes_are_matched_by_name_and_a_hidden_label_is_none(folder: Path):
     assert [e.fields.get("label") for e in examples] == ["yes", "no", None]
 
 
+def test_tags_are_matched_by_name_and_answers_arrive_as_in_a_file(folder: Path):
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "ner_tags": datasets.List(datasets.ClassLabel(names=["O", "I-LOC", "B-LOC"])),
+            "question": datasets.Value("string"),
+            "answers": {
+                "text": datasets.List(datasets.Value("string")),
+                "answer_start": datasets.List(datasets.Value("int32")),
+            },
+        }
+    )
+    rows = {
+        "tokens": [["in", "New", "York"]],
+        "ner_tags": [[0, 2, 1]],
+        "question": ["where?"],
+        "answers": [{"text": ["York"], "answer_start": [7]}],
+    }
+    (folder / "train-00000-of-00001.parquet").unlink()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "train-00000-of-00001.parquet")
+    columns = {"words": "tokens", "tags": "ner_tags"}
+    (example,) = read_split(spec_of(folder, columns=columns, labels=["O", "B-LOC", "I-LOC"]), "train")
+    assert example.fields == {"words": ["in", "New", "York"], "tags": ["O", "B-LOC", "I-LOC"]}
+    columns = {"question": "question", "context": "question", "answers": "answers"}
+    with pytest.raises(DataError, match=r"has the answer 'York' at 7, but the context has '' there; correct "):
+        read_split(spec_of(folder, columns=columns, labels=[]), "train")
+
+
 def test_a_missing_column_is_refused_as_in_a_file(folder: Path):
     with pytest.raises(DataError) as error:
         read_split(spec_of(folder, columns={"text": "sentense"}), "train")
