@@ -127,27 +127,8 @@ def _train(
     )
     engine = Engine(model, engine_settings(config, world), world)
     torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
-    # The canonical teachers: a mixture of a teacher with itself, or with weight 0, reads one.
-    configuration = planned.configuration
-    loader = Loader(
-        planned.cache,
-        split="train",
-        teachers=configuration.teachers,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro(world.size),
-        seed=config.seed,
-        rank=world.rank,
-        world_size=world.size,
-        with_rows=bool(configuration.teachers),
-    )
-    cached = CachedSteps(
-        loader=loader,
-        teachers=configuration.teachers,
-        teacher_weight=configuration.teacher_weight,
-        pad_token_id=pad,
-    )
-    steps: Steps = cached if others is None else OtherTokenSteps(cached=cached, others=others)
-    objective = Objective.of(configuration, tail=planned.verdict.tail)
+    steps = _steps(planned, others, world, pad)
+    objective = Objective.of(planned.configuration, tail=planned.verdict.tail)
     best: tuple[Evaluation, ...] = ()
     selected: dict[str, float] = {}
     num_steps = 0
@@ -169,6 +150,30 @@ def _train(
     if others is not None:
         counters["rows_dropped"] = others.num_dropped
     return best, selected, counters
+
+
+def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int) -> Steps:
+    """This rank's steps, streamed from the cache."""
+    # The canonical teachers: a mixture of a teacher with itself, or with weight 0, reads one.
+    configuration = planned.configuration
+    loader = Loader(
+        planned.cache,
+        split="train",
+        teachers=configuration.teachers,
+        batch_size=planned.config.batch_size,
+        micro_batch_size=planned.config.micro(world.size),
+        seed=planned.config.seed,
+        rank=world.rank,
+        world_size=world.size,
+        with_rows=bool(configuration.teachers),
+    )
+    cached = CachedSteps(
+        loader=loader,
+        teachers=configuration.teachers,
+        teacher_weight=configuration.teacher_weight,
+        pad_token_id=pad,
+    )
+    return cached if others is None else OtherTokenSteps(cached=cached, others=others)
 
 
 def _score(engine: Engine, data: Prepared, split: str, config: StudentConfig, world: World, pad: int) -> Evaluation:
