@@ -18,7 +18,7 @@ KINDS: tuple[Kind, ...] = ("exact", "bounded", "approximate")
 EXACT_CODECS = ("float32", "float16")
 """Of hidden vectors: their error is that of the arithmetic."""
 MIN_TAU_T = 0.5
-"""The tail curve reproduces beta = 1/tau up to 2."""
+"""The error of the tail curve is measured up to beta = 1/tau = 2."""
 MAX_TIED_TAU = 2.0
 """Above it a tied temperature lifts the tail so far that its shape matters, which no top-k row holds."""
 
