@@ -12,7 +12,7 @@ B items  L tokens  R rows
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +20,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from kdcache.cache.codec import unpack
 from kdcache.cache.loader import Loader
 from kdcache.cache.ragged import concatenate, take
 from kdcache.cache.reader import Cache
-from kdcache.core.errors import ConfigError, IncompatibleTargets
+from kdcache.core.configuration import Configuration
+from kdcache.core.errors import ConfigError
 from kdcache.core.order import epoch_order
-from kdcache.core.types import Item, Rows, SparseRows
+from kdcache.core.types import Item, PackedRows
 from kdcache.losses import rule
 from kdcache.losses.objective import Objective
-from kdcache.losses.targets import SparseTargets, from_rows
+from kdcache.losses.packed import PackedTargets, Teacher
+from kdcache.losses.targets import Mixture, Targets
 from kdcache.training.batch import collate
 
 __all__ = ["Batch", "CacheDataset", "EpochSampler", "Objective", "TeacherCache", "open"]
@@ -48,7 +49,7 @@ class Batch:
 
     inputs: dict[str, Tensor]
     labels: Tensor
-    targets: SparseTargets | None
+    targets: Targets | Mixture | None
     positions: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
@@ -61,33 +62,34 @@ class Batch:
         )
 
 
-class CacheDataset(Dataset[tuple[Item, SparseRows | None]]):
-    """A split as a map-style dataset: `dataset[i]` is an item with its teacher rows.
+Sample = tuple[Item, tuple[PackedRows, ...]]
+
+
+class CacheDataset(Dataset[Sample]):
+    """A split as a map-style dataset: `dataset[i]` is an item with its teachers' rows, as the cache stores them.
 
     For torch's DataLoader: `DataLoader(dataset, batch_size=32, sampler=sampler, collate_fn=dataset.collate)`.
     """
 
-    def __init__(self, cache: Cache, *, split: str, teacher: str | None, pad_token_id: int = 0) -> None:
-        self._cache = cache
-        self._indices = cache.plan.indices(split)
-        self._teacher = teacher
-        self._pad_token_id = pad_token_id
+    def __init__(self, source: TeacherCache, *, split: str) -> None:
+        self._source = source
+        self._indices = source.cache.plan.indices(split)
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> tuple[Item, SparseRows | None]:
+    def __getitem__(self, index: int) -> Sample:
         chosen = self._indices[index : index + 1] if index >= 0 else self._indices[[index]]
         if len(chosen) == 0:
             raise IndexError(f"item {index} of a split with {len(self)} items")
-        rows = None if self._teacher is None else _sparse(self._cache.rows(self._teacher, chosen))
-        return self._cache.items(chosen)[0], rows
+        cache = self._source.cache
+        rows = tuple(cache.packed(teacher, chosen) for teacher in self._source.teachers)
+        return cache.items(chosen)[0], rows
 
-    def collate(self, samples: Sequence[tuple[Item, SparseRows | None]]) -> Batch:
-        """Pad samples to a batch."""
-        rows = [rows for _, rows in samples if rows is not None]
-        targets = from_rows(concatenate(rows)) if rows else None
-        return _batch([item for item, _ in samples], self._pad_token_id, targets)
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Pad samples to a batch, its targets expanded."""
+        parts = zip(*(rows for _, rows in samples), strict=True)
+        return self._source.batch([item for item, _ in samples], [concatenate(list(part)) for part in parts])
 
 
 class EpochSampler(Sampler[int]):
@@ -124,19 +126,21 @@ class EpochSampler(Sampler[int]):
         Raises:
             ConfigError: it is of another seed or dataset.
         """
-        for field, own in (("seed", self._seed), ("count", self._count)):
-            if state[field] != own:
-                raise ConfigError(f"the sampler's state has {field} {state[field]}, this sampler {own}")
+        for name, own in (("seed", self._seed), ("count", self._count)):
+            if state[name] != own:
+                raise ConfigError(f"the sampler's state has {name} {state[name]}, this sampler {own}")
         self._epoch, self._position = state["epoch"], state["position"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherCache:
-    """A cache seen through one of its teachers; get one with `kdcache.open`."""
+    """A cache seen through one of its teachers, or through a mixture of two; get one with `kdcache.open`."""
 
     cache: Cache
-    teacher: str | None
+    teachers: tuple[str, ...] = ()
+    teacher_weight: float = 0.5
     pad_token_id: int = 0
+    _teachers: dict[str, Teacher] = field(default_factory=dict, repr=False, compare=False)
 
     def loader(
         self, *, split: str, batch_size: int, seed: int, epoch: int = 0, rank: int = 0, world_size: int = 1
@@ -155,59 +159,69 @@ class TeacherCache:
         loader = Loader(
             self.cache,
             split=split,
-            teachers=() if self.teacher is None else (self.teacher,),
+            teachers=self.teachers,
             batch_size=batch_size,
             micro_batch_size=micro,
             seed=seed,
             rank=rank,
             world_size=world_size,
-            with_rows=self.teacher is not None,
+            with_rows=bool(self.teachers),
         )
         for step in loader.steps(epoch):
             for piece in step.micros:
                 keep = np.flatnonzero(piece.weights_I > 0)  # fillers are for lockstep training only
                 if len(keep) == 0:
                     continue
-                targets = (
-                    None if self.teacher is None else from_rows(_sparse(unpack(take(piece.rows[self.teacher], keep))))
+                yield self.batch(
+                    [piece.items[i] for i in keep], [take(piece.rows[name], keep) for name in self.teachers]
                 )
-                yield _batch([piece.items[i] for i in keep], self.pad_token_id, targets)
+
+    def batch(self, items: Sequence[Item], rows: Sequence[PackedRows]) -> Batch:
+        """Items and their rows of each teacher as a batch on the CPU."""
+        packed = None
+        if rows:
+            for name in self.teachers:
+                if name not in self._teachers:
+                    self._teachers[name] = Teacher(head=self.cache.head(name))
+            teachers = tuple(self._teachers[name] for name in self.teachers)
+            packed = PackedTargets(rows=tuple(rows), teachers=teachers, weight=self.teacher_weight)
+        batch = collate(items, pad_token_id=self.pad_token_id, packed=packed).to(torch.device("cpu"))
+        return Batch(inputs=batch.inputs, labels=batch.labels_R, targets=batch.targets, positions=batch.positions_R2)
 
     def dataset(self, split: str) -> CacheDataset:
         """A split as a map-style dataset."""
-        return CacheDataset(self.cache, split=split, teacher=self.teacher, pad_token_id=self.pad_token_id)
+        return CacheDataset(self, split=split)
 
     def exactness(self, objective: Objective) -> rule.Verdict:
         """Whether this cache gives an objective exactly, within a bound, or only approximately."""
-        if self.teacher is None:
-            return rule.Verdict(kind="exact")
-        identity = self.cache.teacher(self.teacher)
-        return rule.judge(objective, top_k=identity.top_k, num_classes=identity.num_classes)
+        identities = [self.cache.teacher(name) for name in self.teachers]
+        return rule.worst(
+            *(
+                rule.judge(objective, top_k=i.top_k, num_classes=i.num_classes, store=i.store, codec=i.codec)
+                for i in identities
+            )
+        )
 
 
-def open(path: str | Path, *, teacher: str | None = None, pad_token_id: int = 0) -> TeacherCache:  # noqa: A001
+def open(  # noqa: A001
+    path: str | Path, *, teacher: str | None = None, teacher_weight: float = 0.5, pad_token_id: int = 0
+) -> TeacherCache:
     """Open a cache.
 
     Args:
         path: its folder.
-        teacher: whose rows are the targets, e.g. `t_ll`; null for items and labels alone.
+        teacher: whose rows are the targets, e.g. `t_ll`, or `t_hs+t_ll` for a mixture; null for items and labels alone.
+        teacher_weight: of the first teacher of a mixture.
         pad_token_id: the tokenizer's, for `input_ids`.
 
     Raises:
         CacheError: no sound cache there, or no such teacher.
+        ConfigError: neither one teacher nor two, or a weight outside [0, 1].
     """
     cache = Cache.open(path)
+    teachers: tuple[str, ...] = ()
     if teacher is not None:
-        cache.teacher(teacher)
-    return TeacherCache(cache=cache, teacher=teacher, pad_token_id=pad_token_id)
-
-
-def _batch(items: Sequence[Item], pad_token_id: int, targets: SparseTargets | None) -> Batch:
-    batch = collate(items, pad_token_id=pad_token_id, targets=targets)
-    return Batch(inputs=batch.inputs, labels=batch.labels_R, targets=targets, positions=batch.positions_R2)
-
-
-def _sparse(rows: Rows) -> SparseRows:
-    if not isinstance(rows, SparseRows):
-        raise IncompatibleTargets("rows of store hidden cannot become sparse targets")
-    return rows
+        teachers = Configuration(teacher=teacher, teacher_weight=teacher_weight).teachers
+    for name in teachers:
+        cache.teacher(name)
+    return TeacherCache(cache=cache, teachers=teachers, teacher_weight=teacher_weight, pad_token_id=pad_token_id)

@@ -168,8 +168,10 @@ def _check_dump_flags(asked: dict[str, Any]) -> None:
 @cli.command("train-student")
 @run_options
 @click.option("--student", help="Name of a student in the models file.")
-@click.option("--teacher", help="Name of a teacher in the cache: t_hs, t_ll, ...")
-@click.option("--loss", help="Distance to the teacher: ce or mse.")
+@click.option("--teacher", help="Name of a teacher in the cache: t_hs, t_ll, ...; t_hs+t_ll mixes two.")
+@click.option("--teacher-weight", "teacher_weight", help="Of the first teacher of a mixture, in [0, 1].")
+@click.option("--loss", help="Distance to the teacher: ce, mse, reverse_kl or jsd.")
+@click.option("--jsd-beta", "jsd_beta", help="The teacher's share in jsd's mixture, inside (0, 1).")
 @click.option("--tau-t", "tau_t", help="Temperature of the teacher's logits.")
 @click.option("--tau-s", "tau_s", help="Temperature of the student's logits: a number, or tied.")
 @click.option("--alpha", help="Weight of the teacher in [0, 1]; 0 is hard labels only.")
@@ -181,7 +183,7 @@ def train_student(config: Path, **options: Any) -> None:
 
     Flags override the block `student:` of CONFIG. A run that has finished is not repeated.
     """
-    names = ("student", "teacher", "loss", "tau_t", "tau_s", "alpha", "seed", "cache")
+    names = ("student", "teacher", "teacher_weight", "loss", "jsd_beta", "tau_t", "tau_s", "alpha", "seed", "cache")
     given = {name: options.pop(name) for name in names}
     flags = [f"student.{name}={value}" for name, value in given.items() if value is not None]
     options["overrides"] = (*options["overrides"], *flags)

@@ -53,7 +53,7 @@ class Configuration:
             raise ConfigError(f"alpha = {self.alpha} needs a teacher; name one of the cache's, e.g. t_hs")
         if not 0 < self.jsd_beta < 1:
             raise ConfigError(
-                f"jsd_beta = {self.jsd_beta} must lie inside (0, 1); its limits are loss: ce (0) and loss: reverse_kl (1)"
+                f"jsd_beta = {self.jsd_beta} must lie inside (0, 1); at 0 use loss: ce, at 1 loss: reverse_kl"
             )
         if not 0 <= self.teacher_weight <= 1:
             raise ConfigError(f"teacher_weight = {self.teacher_weight} is outside [0, 1]; 1 is the first teacher alone")
@@ -118,8 +118,8 @@ class Configuration:
         unused = {"jsd_beta": self.loss != "jsd", "teacher_weight": len(self.teachers) < 2}
         return {f.name: getattr(self, f.name) for f in fields(Configuration) if not unused.get(f.name, False)}
 
-    def label(self) -> str:
-        """Short name for tables, e.g. `ce t_ll tau 4/1` or `hard labels`.
+    def label(self, *, teacher: str | None = None) -> str:
+        """Short name for tables, e.g. `ce t_ll tau 4/1` or `hard labels`; `teacher` may stand for the teacher's own.
 
         Example:
             >>> Configuration(teacher="t_ll", tau_t=4, tau_s=1, alpha=0.5).label()
@@ -127,7 +127,7 @@ class Configuration:
         """
         if self.alpha == 0:
             return "hard labels"
-        parts = [self.loss_label(), self.teacher_label(), f"tau {self.tau_t:g}/{self.student_temperature:g}"]
+        parts = [self.loss_label(), teacher or self.teacher_label(), f"tau {self.tau_t:g}/{self.student_temperature:g}"]
         if self.alpha != 1:
             parts.append(f"alpha {self.alpha:g}")
         if self.kd_scale != "tau_s^2" and self.scale != 1:

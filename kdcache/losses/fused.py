@@ -40,7 +40,7 @@ def head_losses(hidden_RD: Tensor, head: Head, work: Work) -> RowLosses:
     tensors = (hidden_RD, head.weight_VD, head.bias_V)
     if not torch.is_grad_enabled():  # the function would compute gradients that nobody asks for
         tensors = (hidden_RD.detach(), head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach())
-    total, hard, soft, floor = _HeadLosses.apply(*tensors, head, work)  # type: ignore[no-untyped-call]
+    total, hard, soft, floor = _HeadLosses.apply(*tensors, head, work)
     return RowLosses(total=total, hard=hard, soft=soft, floor=floor)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The last layer of a model: `cap(scale * (W h + b))`, with `cap(x) = soft_cap * tanh(x / soft_cap)` if there is one.
+    """The last layer of a model: `cap(scale * (W h + b))`, with `cap(x) = soft_cap * tanh(x / soft_cap)` if any.
 
     Attributes:
         weight_VD: float32 or the model's dtype. V counts true classes only: padding of a vocabulary is cut off.

@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 
 from kdcache.core.errors import IncompatibleTargets, TrainingError
 from kdcache.core.types import IGNORE
-from kdcache.losses import blocks
-from kdcache.losses.blocks import Block, Scratch, Soft
+from kdcache.losses.blocks import Block, Scratch, Soft, write_hard
 from kdcache.losses.divergence import Distance
+from kdcache.losses.soft import prepare
 from kdcache.losses.targets import Mixture, SparseTargets, Targets
 
 BLOCK_ELEMENTS = {"cpu": 1 << 22}
@@ -131,12 +131,12 @@ class Work:
         """L1, L2 and its floor; L1 is 0 where it has no part."""
         none_B = torch.zeros_like(block.soft_B)
         if self.soft is None:
-            return blocks.write_hard(block, none_B if block.hard_B is None else block.hard_B), none_B, none_B
+            return write_hard(block, none_B if block.hard_B is None else block.hard_B), none_B, none_B
         if block.hard_B is None or self.soft.takes_hard:
             values = self.soft.write(block)
             return none_B if values.hard is None else values.hard, values.soft, values.floor
         beside = block.beside("hard", hard_B=None, soft_B=block.soft_B)
-        hard_B = blocks.write_hard(beside, block.hard_B)
+        hard_B = write_hard(beside, block.hard_B)
         values = self.soft.write(block)
         block.gradient_BV.add_(beside.gradient_BV)
         return hard_B, values.soft, values.floor
@@ -173,19 +173,12 @@ def plan(
         )
     labelled_R = labels_R != IGNORE
     wrong_R = labelled_R & ((labels_R < 0) | (labels_R >= classes_R))
-    dead_R = (soft_R == 0) & (hard_R == 0 if hard_R is not None else True)
-    has_tail = torch.tensor(True)
-    if isinstance(targets, SparseTargets):
-        has_tail = (targets.num_classes_R > targets.num_kept_R).any()
-    facts = [classes_R.max(), classes_R.min(), wrong_R.any(), dead_R.any(), has_tail] if num_rows else []
-    widest, narrowest, wrong, masked, tail = (
-        torch.stack([fact.to(classes_R) for fact in facts]).tolist() if facts else (width, width, 0, 0, 0)
-    )
-    if width < widest:
+    facts = _facts(classes_R, wrong_R, _dead(hard_R, soft_R), _has_tail(targets)) if num_rows else _Facts(width=width)
+    if width < facts.width:
         raise IncompatibleTargets(
-            f"the student has {width:,} classes and the teacher {widest:,}; give the student the teacher's labels"
+            f"the student has {width:,} classes and the teacher {facts.width:,}; give the student the teacher's labels"
         )
-    if wrong and hard_R is not None:
+    if facts.wrong and hard_R is not None:
         row = int(wrong_R.nonzero()[0])
         raise IncompatibleTargets(
             f"label {int(labels_R[row])} of row {row} is outside its {int(classes_R[row])} classes; "
@@ -193,16 +186,49 @@ def plan(
         )
     soft = None
     if targets is not None and num_rows:
-        soft = blocks.prepare(targets, distance, soft_R.dtype, has_tail=bool(tail))
+        soft = prepare(targets, distance, soft_R.dtype, has_tail=facts.has_tail)
     return Work(
         labels_R=torch.where(labelled_R & ~wrong_R, labels_R, 0),
         hard_R=hard_R,
         soft_R=soft_R,
         soft=soft,
-        classes_R=classes_R if narrowest < widest else None,
-        width=widest,
-        masked=bool(masked),
+        classes_R=classes_R if facts.ragged else None,
+        width=facts.width,
+        masked=facts.masked,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What has to be known of all rows at once."""
+
+    width: int
+    ragged: bool = False
+    wrong: bool = False
+    masked: bool = False
+    has_tail: bool = False
+
+
+def _facts(classes_R: Tensor, wrong_R: Tensor, dead_R: Tensor, has_tail: Tensor) -> _Facts:
+    """In one wait for the device."""
+    parts = (classes_R.max(), classes_R.min(), wrong_R.any(), dead_R.any(), has_tail)
+    widest, narrowest, wrong, masked, tail = torch.stack([part.to(classes_R) for part in parts]).tolist()
+    return _Facts(width=widest, ragged=narrowest < widest, wrong=bool(wrong), masked=bool(masked), has_tail=bool(tail))
+
+
+def _dead(hard_R: Tensor | None, soft_R: Tensor) -> Tensor:
+    """Rows without a part in the total."""
+    return soft_R == 0 if hard_R is None else (soft_R == 0) & (hard_R == 0)
+
+
+def _has_tail(targets: Targets | Mixture | None) -> Tensor:
+    """Whether some row keeps fewer classes than it has."""
+    if isinstance(targets, SparseTargets):
+        return (targets.num_classes_R > targets.num_kept_R).any()
+    if isinstance(targets, Mixture):
+        first, second = _has_tail(targets.first), _has_tail(targets.second)
+        return first | second.to(first.device)
+    return torch.tensor(False)
 
 
 def row_losses(logits_RV: Tensor, work: Work, *, in_place: bool = False) -> RowLosses:
@@ -217,7 +243,7 @@ def row_losses(logits_RV: Tensor, work: Work, *, in_place: bool = False) -> RowL
     if not (torch.is_grad_enabled() and logits_RV.requires_grad):
         return work.run(logits_RV.detach(), None)
     in_place = in_place and not logits_RV._is_view()
-    total, hard, soft, floor, *_ = _RowLosses.apply(logits_RV, work, in_place)  # type: ignore[no-untyped-call]
+    total, hard, soft, floor, *_ = _RowLosses.apply(logits_RV, work, in_place)
     return RowLosses(total=total, hard=hard, soft=soft, floor=floor)
 
 
@@ -229,7 +255,7 @@ class _RowLosses(torch.autograd.Function):
         values_RV = logits_RV.detach()
         ctx.gradient = values_RV if in_place else torch.empty_like(values_RV, memory_format=torch.contiguous_format)
         losses = work.run(values_RV, ctx.gradient)
-        outputs = (losses.total, losses.hard, losses.soft, losses.floor)
+        outputs: tuple[Tensor, ...] = (losses.total, losses.hard, losses.soft, losses.floor)
         if in_place:
             ctx.mark_dirty(logits_RV)
             outputs = (*outputs, logits_RV)

@@ -185,9 +185,7 @@ class _Counts:
     num_labels: int | Tensor
 
     @classmethod
-    def of(
-        cls, labels_R: Tensor, weights_R: Tensor | None, num_rows: int | None, num_labels: int | None
-    ) -> _Counts:
+    def of(cls, labels_R: Tensor, weights_R: Tensor | None, num_rows: int | None, num_labels: int | None) -> _Counts:
         weights_R = torch.ones(len(labels_R), device=labels_R.device) if weights_R is None else weights_R
         labelled_R = (labels_R != IGNORE) * weights_R
         return cls(

@@ -93,7 +93,7 @@ def worst(*verdicts: Verdict) -> Verdict:
         >>> str(worst(Verdict(kind="exact"), Verdict(kind="bounded", note="hidden vectors in int8")))
         'bounded: hidden vectors in int8'
     """
-    kind = max((verdict.kind for verdict in verdicts), key=KINDS.index, default="exact")
+    kind = KINDS[max((KINDS.index(verdict.kind) for verdict in verdicts), default=0)]
     notes = dict.fromkeys(verdict.note for verdict in verdicts if verdict.note)
     tail: Tail = "bucket" if any(verdict.tail == "bucket" for verdict in verdicts) else "uniform"
     return Verdict(kind=kind, tail=tail, note="; ".join(notes))

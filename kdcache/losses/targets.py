@@ -207,17 +207,11 @@ def select(
     if not 0 < top_p <= 1:
         raise IncompatibleTargets(f"top_p = {top_p:g} is no probability mass; it must lie in (0, 1]")
     widest = int(num_classes_R.max()) if len(num_classes_R) else 0
+    _check_labels(labels_R, num_classes_R)
     if widest > logits_RV.shape[1]:
         raise IncompatibleTargets(f"a row has {widest:,} classes, but the teacher gives {logits_RV.shape[1]:,} logits")
     if dense and widest > top_k:
         raise IncompatibleTargets(f"a dense row keeps all its {widest:,} classes, but top_k is {top_k}")
-    wrong = (labels_R != IGNORE) & ((labels_R < 0) | (labels_R >= num_classes_R))
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        raise TrainingError(
-            f"label {int(labels_R[row])} of row {row} is outside its {int(num_classes_R[row])} classes; "
-            f"check the dataset's labels"
-        )
     keep = _Keep(dense=widest <= top_k if dense is None else dense, top_k=min(top_k, widest), top_p=top_p, width=widest)
     step = max(1, CHUNK_ELEMENTS // max(1, widest))
     parts = []
@@ -225,6 +219,16 @@ def select(
         part = slice(start, start + step)
         parts.append(_select_chunk(logits_RV[part, :widest], labels_R[part], num_classes_R[part], keep))
     return SparseTargets(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(SparseTargets)})
+
+
+def _check_labels(labels_R: Tensor, num_classes_R: Tensor) -> None:
+    wrong = (labels_R != IGNORE) & ((labels_R < 0) | (labels_R >= num_classes_R))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise TrainingError(
+            f"label {int(labels_R[row])} of row {row} is outside its {int(num_classes_R[row])} classes; "
+            f"check the dataset's labels"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,14 +169,15 @@ def _identity(run: Run) -> tuple[Configuration, str]:
     canonical = run.result.configuration.canonical()
     if canonical.alpha == 0:
         return canonical, ""
-    teacher = run.result.teacher_digest or str(canonical.teacher)
-    return replace(canonical, teacher=teacher), teacher
+    # Canonical again: a mixture of two names of one checkpoint is that checkpoint alone.
+    same = replace(canonical, teacher=run.result.teacher_digest or canonical.teacher).canonical()
+    return same, str(same.teacher)
 
 
 def _group(runs: Sequence[Run], kept: dict[int, Run], teacher: str) -> Group:
     asked = tuple(dict.fromkeys(run.result.configuration for run in (*kept.values(), *runs)))
-    names = sorted({str(configuration.teacher) for configuration in asked})
-    label = replace(asked[0], teacher=" = ".join(names)).label()
+    names = sorted({configuration.teacher_label() for configuration in asked})
+    label = asked[0].label(teacher=" = ".join(names))
     return Group(runs=kept, asked=asked, teacher_digest=teacher, label=label)
 
 
@@ -226,7 +227,7 @@ def _row(case: Case, group: Group, baselines: tuple[Group | None, Group], sample
         label=group.label,
         configuration=group.asked[0],
         aliases=tuple(dict.fromkeys(c.label() for c in group.asked if c != group.asked[0])),
-        teachers=() if group.is_hard else tuple(sorted({str(c.teacher) for c in group.asked})),
+        teachers=() if group.is_hard else tuple(sorted({c.teacher_label() for c in group.asked})),
         seeds=tuple(group.runs),
         validation=group.mean("validation"),
         test=group.mean("test"),

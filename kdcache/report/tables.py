@@ -62,7 +62,7 @@ def _choices(row: Row) -> list[str]:
     c = row.configuration
     if c.alpha == 0:
         return ["–", "–", "–", "0"]
-    return [" = ".join(row.teachers), c.loss, f"{c.tau_t:g} / {c.student_temperature:g}", f"{c.alpha:g}"]
+    return [" = ".join(row.teachers), c.loss_label(), f"{c.tau_t:g} / {c.student_temperature:g}", f"{c.alpha:g}"]
 
 
 def _test(row: Row) -> str:

@@ -112,20 +112,26 @@ def _train(
     )
     engine = Engine(model, engine_settings(config, world), world)
     torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
-    teacher = None if config.alpha == 0 else config.teacher
+    # The canonical teachers: a mixture of a teacher with itself, or with weight 0, reads one.
+    configuration = planned.configuration
     loader = Loader(
         planned.cache,
         split="train",
-        teachers=() if teacher is None else (teacher,),
+        teachers=configuration.teachers,
         batch_size=config.batch_size,
         micro_batch_size=config.micro(world.size),
         seed=config.seed,
         rank=world.rank,
         world_size=world.size,
-        with_rows=teacher is not None,
+        with_rows=bool(configuration.teachers),
     )
-    steps = CachedSteps(loader=loader, teacher=teacher, pad_token_id=pad)
-    objective = Objective.of(config.configuration, tail=planned.verdict.tail)
+    steps = CachedSteps(
+        loader=loader,
+        teachers=configuration.teachers,
+        teacher_weight=configuration.teacher_weight,
+        pad_token_id=pad,
+    )
+    objective = Objective.of(configuration, tail=planned.verdict.tail)
     best: tuple[Evaluation, ...] = ()
     selected: dict[str, float] = {}
     num_steps = 0
@@ -175,7 +181,6 @@ def _result(
     seconds: Mapping[str, float],
 ) -> RunResult:
     config = planned.config
-    with_teacher = config.alpha > 0
     teachers = {
         name: {**identity.score, "digest": identity.weight_digest} for name, identity in planned.cache.teachers.items()
     }
@@ -187,8 +192,8 @@ def _result(
         seed=config.seed,
         configuration=config.configuration,
         teacher_digest=planned.teacher_digest,
-        cache_signature=planned.cache.signature("train", str(config.teacher)) if with_teacher else "",
-        exactness=str(planned.verdict) if with_teacher else "",
+        cache_signature=" + ".join(planned.cache.signature("train", name) for name in planned.configuration.teachers),
+        exactness=str(planned.verdict) if config.alpha > 0 else "",
         metric=evaluations[0].primary.name,
         scores={e.split: e.scores for e in evaluations},
         test_digest={e.split: evaluate.digest(e) for e in evaluations},

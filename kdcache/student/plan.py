@@ -9,7 +9,7 @@ from pathlib import Path
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.reader import Cache
 from kdcache.core.config import digest, plain
-from kdcache.core.configuration import Configuration
+from kdcache.core.configuration import MIXED, Configuration
 from kdcache.core.errors import ConfigError, IncompatibleTargets, RunError
 from kdcache.core.results import RunResult, read_run
 from kdcache.losses import rule
@@ -52,9 +52,10 @@ class StudentConfig(TrainingConfig, Configuration):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One training, decided before anything heavy is loaded."""
+    """One training, decided before anything heavy is loaded; `configuration` is what is trained, in canonical form."""
 
     config: StudentConfig
+    configuration: Configuration
     name: str
     cache: Cache
     verdict: rule.Verdict
@@ -74,22 +75,20 @@ def plan(file: RunFile, config: StudentConfig) -> Plan:
     name = config.student or _only_student(file.models)
     source = file.models.student(name)
     cache = Cache.open(config.cache or file.cache_folder)
-    configuration = config.configuration.canonical()
-    identity: TeacherIdentity | None = None
-    verdict = rule.Verdict(kind="exact")
-    if configuration.alpha > 0:
-        identity = cache.teacher(str(configuration.teacher))
-        verdict = rule.require(
-            config.configuration,
-            top_k=identity.top_k,
-            num_classes=identity.num_classes,
-            allow_approximate=config.allow_approximate,
-            cache=str(cache.root),
-        )
+    canonical = config.configuration.canonical()
+    configuration = _by_checkpoint(canonical, cache)
+    identities = [cache.teacher(teacher) for teacher in configuration.teachers]
+    verdict = rule.require(
+        config.configuration,
+        rule.worst(*(_judge(config.configuration, identity) for identity in identities)),
+        allow_approximate=config.allow_approximate,
+        cache=str(cache.root),
+    )
     _check_labels(cache, configuration)
+    contents = [_content(identity) for identity in identities]
     key = digest(
         {
-            "configuration": {**plain(configuration), "teacher": identity and _content(identity)},
+            "configuration": {**plain(configuration.content()), "teacher": contents},
             "training": config.training,
             "seed": config.seed,
             "student": source,
@@ -97,24 +96,49 @@ def plan(file: RunFile, config: StudentConfig) -> Plan:
             "items": [cache.marker.dataset_digest, cache.marker.tokenizer_digest],
         }
     )
-    # Named by what is equivalent, so that one training has one folder: t_hs and t_ll may be one checkpoint.
-    shown = configuration if identity is None else replace(configuration, teacher=identity.name)
-    slug = re.sub(r"[^a-z0-9.]+", "-", shown.label().lower())
+    slug = re.sub(r"[^a-z0-9.]+", "-", configuration.label().lower())
     folder = file.students_folder / name / f"{slug}-seed{config.seed}-{key[:8]}"
     return Plan(
         config=config,
+        configuration=configuration,
         name=name,
         cache=cache,
         verdict=verdict,
-        teacher_digest=identity.weight_digest if identity else "",
+        teacher_digest=MIXED.join(cache.teacher(teacher).weight_digest for teacher in canonical.teachers),
         key=key,
         folder=folder,
     )
 
 
-def _content(identity: TeacherIdentity) -> list[str | int]:
+def _by_checkpoint(canonical: Configuration, cache: Cache) -> Configuration:
+    """A canonical configuration with each teacher under its first name, so that one training has one folder: t_hs and
+    t_ll may be one checkpoint."""
+    if not canonical.teachers:
+        return canonical
+    names = [cache.teacher(teacher).name for teacher in canonical.teachers]
+    return replace(canonical, teacher=MIXED.join(names)).canonical()
+
+
+def _judge(configuration: Configuration, identity: TeacherIdentity) -> rule.Verdict:
+    return rule.judge(
+        configuration,
+        top_k=identity.top_k,
+        num_classes=identity.num_classes,
+        store=identity.store,
+        codec=identity.codec,
+    )
+
+
+def _content(identity: TeacherIdentity) -> list[str | int | float]:
     """What of a teacher decides its rows: not its name, which may be another for the same weights."""
-    return [identity.weight_digest, identity.store, identity.top_k, identity.dtype]
+    return [
+        identity.weight_digest,
+        identity.store,
+        identity.codec,
+        identity.top_k,
+        identity.top_p,
+        identity.dtype,
+    ]
 
 
 def _only_student(found: ModelsConfig) -> str:

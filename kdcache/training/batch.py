@@ -6,19 +6,18 @@ B items  L tokens (padded)  R rows
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdcache.cache.codec import unpack
 from kdcache.cache.loader import Loader, Micro
 from kdcache.core import order
-from kdcache.core.errors import IncompatibleTargets
-from kdcache.core.types import IGNORE, Item, Rows, SparseRows
-from kdcache.losses.targets import SparseTargets, from_rows
+from kdcache.core.types import IGNORE, Item
+from kdcache.losses.packed import PackedTargets, Teacher
+from kdcache.losses.targets import Mixture, Targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,25 +29,31 @@ class Batch:
         positions_R2: int64, (item of the batch, token) where each row is read.
         labels_R: int64, gold classes or -100.
         weights_R: float32, 0 for rows of fillers.
-        targets: teacher rows, or null.
+        targets: teacher rows, or null. `packed` becomes it on the batch's device.
+        packed: teacher rows as the cache stores them, still on the CPU; or null.
     """
 
     inputs: dict[str, Tensor]
     positions_R2: Tensor
     labels_R: Tensor
     weights_R: Tensor
-    targets: SparseTargets | None = None
+    targets: Targets | Mixture | None = None
+    packed: PackedTargets | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device: from page-locked memory and without waiting where that is CUDA."""
+        """The batch on a device: from page-locked memory and without waiting where that is CUDA.
+
+        Teacher rows travel packed and are expanded there.
+        """
+        targets = self.targets if self.packed is None else self.packed.to(device)
         if device.type == "cpu":
-            return self
+            return replace(self, targets=targets, packed=None)
         return Batch(
             inputs={name: _send(value, device) for name, value in self.inputs.items()},
             positions_R2=_send(self.positions_R2, device),
             labels_R=_send(self.labels_R, device),
             weights_R=_send(self.weights_R, device),
-            targets=None if self.targets is None else self.targets.pin_memory().to(device, non_blocking=True),
+            targets=targets,
         )
 
 
@@ -61,7 +66,7 @@ def collate(
     *,
     pad_token_id: int,
     weights_B: NDArray[np.float32] | None = None,
-    targets: SparseTargets | None = None,
+    packed: PackedTargets | None = None,
 ) -> Batch:
     """Pad items on the right to the longest of them.
 
@@ -69,7 +74,7 @@ def collate(
         items: at least one.
         pad_token_id: fills `input_ids`; other inputs are filled with 0.
         weights_B: 0 for fillers; default 1.
-        targets: teacher rows of the same items, in order.
+        packed: teacher rows of the same items, in order.
     """
     lengths = np.array([item.num_tokens for item in items])
     width = int(lengths.max())
@@ -89,7 +94,7 @@ def collate(
         positions_R2=torch.from_numpy(positions.astype(np.int64)),
         labels_R=torch.from_numpy(np.concatenate([item.labels_R for item in items]).astype(np.int64)),
         weights_R=torch.from_numpy(weights[owner_R]),
-        targets=targets,
+        packed=packed,
     )
 
 
@@ -171,14 +176,17 @@ class CachedSteps:
     """Steps streamed from a cache.
 
     Attributes:
-        loader: of the training split.
-        teacher: whose rows are the targets; null for hard labels only.
+        loader: of the training split, with the rows of `teachers`.
+        teachers: whose rows are the targets: one, the two of a mixture, or none for hard labels only.
+        teacher_weight: of the first, where there are two.
         pad_token_id: fills `input_ids`.
     """
 
     loader: Loader
-    teacher: str | None
+    teachers: tuple[str, ...]
+    teacher_weight: float = 0.5
     pad_token_id: int
+    _teachers: dict[str, Teacher] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def num_steps(self) -> int:
@@ -187,8 +195,20 @@ class CachedSteps:
 
     def batch(self, micro: Micro) -> Batch:
         """A micro-batch of the loader as tensors."""
-        targets = None if self.teacher is None else from_rows(_sparse(unpack(micro.rows[self.teacher])))
-        return collate(micro.items, pad_token_id=self.pad_token_id, weights_B=micro.weights_I, targets=targets)
+        packed = None
+        if self.teachers:
+            packed = PackedTargets(
+                rows=tuple(micro.rows[name] for name in self.teachers),
+                teachers=tuple(self._teacher(name) for name in self.teachers),
+                weight=self.teacher_weight,
+            )
+        return collate(micro.items, pad_token_id=self.pad_token_id, weights_B=micro.weights_I, packed=packed)
+
+    def _teacher(self, name: str) -> Teacher:
+        """The teacher's head and tables, kept for the whole training."""
+        if name not in self._teachers:
+            self._teachers[name] = Teacher(head=self.loader.cache.head(name))
+        return self._teachers[name]
 
     def epoch(self, epoch: int) -> Iterator[TrainStep]:
         """The steps of an epoch."""
@@ -200,9 +220,3 @@ class CachedSteps:
                 num_rows=step.num_rows,
                 num_labels=step.num_labels,
             )
-
-
-def _sparse(rows: Rows) -> SparseRows:
-    if not isinstance(rows, SparseRows):
-        raise IncompatibleTargets("rows of store hidden cannot become sparse targets")
-    return rows
