@@ -169,13 +169,23 @@ class TeacherIdentity:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any], *, where: str) -> TeacherIdentity:
-        """From JSON values that are not trusted; unknown keys are tolerated."""
+        """From JSON values that are not trusted; unknown keys are tolerated.
+
+        Raises:
+            CacheDamaged: a key is missing, has another type, or contradicts another.
+            CacheFormatError: a name that cannot be one.
+        """
         values = {}
         for f in fields(cls):
             if f.name not in tree:
                 raise CacheDamaged(f"{where} lacks {f.name}")
             values[f.name] = _checked(f.name, tree[f.name], f.type, where=where)
-        return cls(**values)
+        try:
+            return cls(**values)
+        except CacheFormatError:
+            raise
+        except CacheError as error:
+            raise CacheDamaged(f"{where}: {error}") from None
 
     def differences(self, other: TeacherIdentity) -> dict[str, tuple[Any, Any]]:
         """Fields that make it another teacher -> (this one's, the other's).

@@ -25,7 +25,7 @@ from kdcache.core.types import IGNORE, Item
 SHORT_ROWS = 8
 """Median rows an item up to which items share chunks."""
 SHARED_CHUNK_ROWS = 4096
-OWN_CHUNK_ROWS = 128
+OWN_CHUNK_ROWS = (128, 1024)
 
 _INTEGERS = {
     "num_tokens": np.int64,
@@ -165,8 +165,11 @@ def tokens_digest(item: Item) -> int:
 
 
 def chunk_rows_for(items: Sequence[Item]) -> int:
-    """Rows of a chunk: 4,096 shared by short items, 128 where one item owns its chunks (its median has over 8 rows)."""
-    return OWN_CHUNK_ROWS if _own_chunks(items) else SHARED_CHUNK_ROWS
+    """Rows of a chunk: 4,096 shared by short items; else (a median over 8) a power of two up to half the median."""
+    if not _own_chunks(items):
+        return SHARED_CHUNK_ROWS
+    half = max(int(np.median([item.num_rows for item in items])) // 2, 1)
+    return min(max(1 << (half.bit_length() - 1), OWN_CHUNK_ROWS[0]), OWN_CHUNK_ROWS[1])
 
 
 def _own_chunks(items: Sequence[Item]) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from kdcache.cache.layout import Marker, Plan, TeacherIdentity, chunk_rows_for, make_plan
 from kdcache.cache.ragged import concatenate, pointers
 from kdcache.cache.writer import CacheWriter
-from kdcache.core.types import IGNORE, NUM_ATOMS, Item, SparseRows
+from kdcache.core.types import IGNORE, NUM_ATOMS, HiddenRows, Item, SparseRows
 
 
 def build_item(uid: str, *, num_tokens: int = 5, num_rows: int = 1, num_classes: int = 3, seed: int = 0) -> Item:
@@ -77,6 +77,57 @@ def _item_rows(item: Item, random: np.random.Generator, top_k: int, float16: boo
     )
 
 
+def identity_of(rows: SparseRows, *, codec: str = "fast", **changes: object) -> TeacherIdentity:
+    """A teacher that these rows could be of."""
+    values = {
+        "num_classes": int(rows.num_classes.max(initial=1)),
+        "top_k": max(int(np.diff(rows.entry_ptr).max(initial=1)), 1),
+        "num_atoms": max(rows.atoms.shape[1], 1),
+        "codec": codec,
+    }
+    return build_teacher(**{**values, **changes})
+
+
+def tables_of(identity: TeacherIdentity, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Tables that fit a teacher's codec."""
+    random = np.random.default_rng(seed)
+    if identity.codec == "compact":
+        return {"id_table": random.permutation(identity.num_classes).astype(np.int32)}
+    if identity.codec == "int8":
+        mean = random.normal(size=identity.hidden_size).astype(np.float32)
+        return {"mean": mean, "rotation_seed": np.array([7], np.int64)}
+    return {}
+
+
+def build_head(*, num_classes: int, hidden_size: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A random output head with a bias."""
+    random = np.random.default_rng(seed)
+    return {
+        "weight": random.normal(size=(num_classes, hidden_size)).astype(np.float32),
+        "bias": random.normal(size=num_classes).astype(np.float32),
+    }
+
+
+def build_hidden(items: Sequence[Item], head: dict[str, np.ndarray], *, seed: int = 0) -> HiddenRows:
+    """Random hidden vectors, with the logsumexp and gold log-probabilities that a head gives them."""
+    random = np.random.default_rng(seed)
+    sizes = [item.num_rows for item in items]
+    labels = np.concatenate([np.zeros(0, np.int32), *(item.labels_R for item in items)])
+    classes = np.concatenate([np.zeros(0, np.int32), *(item.classes_R for item in items)])
+    hidden = random.normal(size=(sum(sizes), head["weight"].shape[1])).astype(np.float32)
+    logits = hidden.astype(np.float64) @ head["weight"].T.astype(np.float64) + head["bias"]
+    logits[np.arange(logits.shape[1]) >= classes[:, None]] = -np.inf
+    lse = np.log(np.exp(logits).sum(axis=1))
+    gold = logits[np.arange(len(labels)), np.maximum(labels, 0)] - lse
+    return HiddenRows(
+        row_ptr=pointers(np.array(sizes, np.int64)),
+        hidden=hidden,
+        num_classes=classes,
+        lse=lse.astype(np.float32),
+        gold=np.where(labels == IGNORE, np.nan, gold).astype(np.float32),
+    )
+
+
 def build_marker(chunk_rows: int = 4096, **changes: object) -> Marker:
     """A marker of the toy dataset."""
     values = {
@@ -120,19 +171,43 @@ class Toy:
         """Open a writer."""
         return CacheWriter.open(root, self.marker, self.plan, items=lambda b: self.flat[b.start : b.stop])
 
-    def dump(self, root: Path, *, teachers: Sequence[str] = ("t_hs",), top_k: int = 64) -> CacheWriter:
-        """Write everything and seal."""
+    def dump(
+        self, root: Path, *, teachers: Sequence[str] = ("t_hs",), top_k: int = 64, **changes: object
+    ) -> CacheWriter:
+        """Write everything and seal; `changes` are of the teachers' identities."""
         writer = self.writer(root)
         for block in writer.pending_items():
             writer.write_items(block, self.flat[block.start : block.stop])
         for number, name in enumerate(teachers):
-            largest = max(int(item.classes_R.max()) for item in self.flat)
-            writer.add_teacher(build_teacher(name, top_k=top_k, num_classes=largest, weight_digest=f"{number:08x}"))
+            values = {"top_k": top_k, "num_classes": self.num_classes, "weight_digest": f"{number:08x}"}
+            identity = build_teacher(name, **{**values, **changes})
+            writer.add_teacher(identity, shared=tables_of(identity))
             for block in writer.pending(name):
                 items = self.flat[block.start : block.stop]
                 writer.write_rows(name, block, build_rows(items, top_k=top_k, seed=number * 1000 + block.start))
         writer.seal()
         return writer
+
+    def dump_hidden(self, root: Path, *, codec: str, hidden_size: int = 12) -> dict[str, np.ndarray]:
+        """Write a teacher of store hidden, seal, and return its head."""
+        writer = self.writer(root)
+        for block in writer.pending_items():
+            writer.write_items(block, self.flat[block.start : block.stop])
+        head = build_head(num_classes=self.num_classes, hidden_size=hidden_size)
+        identity = build_teacher(
+            store="hidden", codec=codec, top_k=0, hidden_size=hidden_size, num_classes=self.num_classes
+        )
+        writer.add_teacher(identity, shared=tables_of(identity), head=head)
+        for block in writer.pending(identity.name):
+            rows = build_hidden(self.flat[block.start : block.stop], head, seed=block.start)
+            writer.write_rows(identity.name, block, rows)
+        writer.seal()
+        return head
+
+    @property
+    def num_classes(self) -> int:
+        """The largest V of any row."""
+        return max(int(item.classes_R.max(initial=1)) for item in self.flat)
 
 
 def build_toy(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdcache.cache.blocks import ByteLRU, load_arrays, load_items
-from kdcache.cache.catalog import read_commits
+from kdcache.cache.catalog import read_commits, read_teacher
 from kdcache.cache.codec import encode
 from kdcache.cache.items import items_to_parquet
 from kdcache.cache.records import CommitRecord
@@ -14,7 +14,7 @@ from kdcache.cache.shards import to_files
 from kdcache.cache.store import FileRecord
 from kdcache.core.errors import CacheDamaged, CacheFormatError
 
-from .conftest import build_rows
+from .conftest import build_rows, identity_of
 
 
 def test_the_least_recently_used_value_goes_first():
@@ -84,37 +84,41 @@ def test_rows_that_are_not_where_the_plan_has_them_are_damage(make_toy, tmp_path
     toy = make_toy(num_rows=9, num_classes=5, block_tokens=9)
     block = toy.plan.blocks[0]
     rows = build_rows(toy.flat[: block.stop], top_k=2)
-    shifted = encode(rows, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop] + 1)
+    identity = identity_of(rows)
+    shifted = encode(rows, identity, {}, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop] + 1)
     record = record_of(tmp_path, "t", to_files(shifted, chunk_rows=128, attributes={}))
     with pytest.raises(
-        CacheDamaged, match="block 00000 of teacher t: num_kept has 18 rows that are not where the plan has"
+        CacheDamaged, match="block 00000 of teacher t: num_classes has 18 rows that are not where the plan has"
     ):
-        load_arrays(tmp_path, toy.plan, block, record)
-    short = encode(rows)
+        load_arrays(tmp_path, toy.plan, block, record, identity=identity, shared={})
+    short = encode(rows, identity, {})
     record = record_of(tmp_path, "t", to_files(short, chunk_rows=9, attributes={}))
     plan = make_toy(train=3, num_rows=5, num_classes=5, block_tokens=99).plan
     with pytest.raises(CacheDamaged, match="the block has 18 rows, the plan 15"):
-        load_arrays(tmp_path, plan, plan.blocks[0], record)
+        load_arrays(tmp_path, plan, plan.blocks[0], record, identity=identity, shared={})
 
 
 def test_a_codec_outside_the_whitelist_names_the_block(toy, tmp_path):
     block = toy.plan.blocks[0]
-    files = to_files(encode(build_rows(toy.flat[: block.stop])), chunk_rows=9, attributes={})
+    rows = build_rows(toy.flat[: block.stop])
+    files = to_files(encode(rows, identity_of(rows), {}), chunk_rows=9, attributes={})
     files["lse/zarr.json"] = files["lse/zarr.json"].replace(b"blosc", b"pickle")
+    record = record_of(tmp_path, "t", files)
     with pytest.raises(CacheFormatError, match="block 00000 of teacher t: array lse is coded by bytes, pickle, crc32c"):
-        load_arrays(tmp_path, toy.plan, block, record_of(tmp_path, "t", files))
+        load_arrays(tmp_path, toy.plan, block, record, identity=identity_of(rows), shared={})
 
 
 def test_a_file_that_shrank_since_opening_is_damage(sealed, toy):
     record = read_commits(sealed, "t_hs", toy.plan)["00000"]
     (sealed / record.folder / "lse" / "c.0").write_bytes(b"")
     with pytest.raises(CacheDamaged, match=r"c\.0 has 0 bytes instead of"):
-        load_arrays(sealed, toy.plan, toy.plan.blocks[0], record)
+        load_arrays(sealed, toy.plan, toy.plan.blocks[0], record, identity=read_teacher(sealed, "t_hs"), shared={})
 
 
 def test_reading_leaves_arrays_as_they_were_encoded(sealed, toy):
     block = toy.plan.blocks[1]
-    arrays = load_arrays(sealed, toy.plan, block, read_commits(sealed, "t_hs", toy.plan)[block.name])
-    written = encode(build_rows(toy.flat[block.start : block.stop], seed=block.start))
+    record, identity = read_commits(sealed, "t_hs", toy.plan)[block.name], read_teacher(sealed, "t_hs")
+    arrays = load_arrays(sealed, toy.plan, block, record, identity=identity, shared={})
+    written = encode(build_rows(toy.flat[block.start : block.stop], seed=block.start), identity, {})
     for name, array in written.items():
         np.testing.assert_array_equal(arrays[name], array)

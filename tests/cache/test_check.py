@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kdcache.cache.check import alignment, invariants
-from kdcache.cache.codec import decode, encode
+from kdcache.cache.check import alarm, alignment, head_agrees, hidden_alignment, invariants, mass_slack
+from kdcache.cache.codec import pack, unpack
 from kdcache.core.errors import CacheDamaged, CacheMismatch
 from kdcache.core.types import IGNORE
 
-from .conftest import build_item, build_rows
+from .conftest import build_head, build_hidden, build_item, build_rows, build_teacher, identity_of, tables_of
 
 
 def rows_and_labels(*, top_k=4, num_classes=9, num_rows=12):
@@ -21,7 +21,7 @@ def rows_and_labels(*, top_k=4, num_classes=9, num_rows=12):
 @pytest.mark.parametrize("top_k", [4, 9])
 def test_a_teacher_s_rows_pass_before_and_after_the_codec(top_k):
     rows, labels = rows_and_labels(top_k=top_k)
-    for these in (rows, decode(encode(rows), row_ptr=rows.row_ptr)):
+    for these in (rows, unpack(pack(rows, identity_of(rows), {}))):
         invariants(these)
         alignment(these, labels)
 
@@ -122,9 +122,81 @@ def test_a_label_without_gold_or_beyond_the_classes_rings_the_alarm():
         alignment(with_value("gold", 0, -60.0)(rows), labels)
 
 
-def test_the_slack_is_one_float16_unit_unless_given():
+def test_the_slack_is_one_float16_unit_and_what_is_given():
     rows, labels = rows_and_labels(top_k=9)
     off = with_value("gold", 0, rows.gold[0] - np.float32(0.02))(rows)
     with pytest.raises(CacheMismatch):
         alignment(off, labels)
-    alignment(off, labels, slack=0.03)
+    alignment(off, labels, extra_R=np.full(12, 0.03))
+
+
+def hidden_case(codec="float32", **changes):
+    head = build_head(num_classes=50, hidden_size=16)
+    item = build_item("a", num_rows=12, num_classes=50)
+    identity = build_teacher(store="hidden", codec=codec, top_k=0, hidden_size=16, num_classes=50, **changes)
+    return build_hidden([item], head), item.labels_R.copy(), head, identity
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16", "bfloat16", "int8"])
+def test_hidden_rows_pass_the_alarm_after_their_codec_and_shifted_labels_do_not(codec):
+    rows, labels, head, identity = hidden_case(codec)
+    packed = pack(rows, identity, tables_of(identity))
+    alarm(packed, labels, identity=identity, head=head)
+    with pytest.raises(CacheMismatch, match=r"the rows do not fit their labels in \d+ of 12 rows: label "):
+        alarm(packed, np.roll(labels, 1), identity=identity, head=head)
+    with pytest.raises(CacheMismatch, match="12 rows, but 11 labels"):
+        alarm(packed, labels[1:], identity=identity, head=head)
+    with pytest.raises(CacheMismatch, match="label 50 of row 0 is not kept"):
+        alarm(packed, np.where(np.arange(12) == 0, 50, labels), identity=identity, head=head)
+
+
+def test_the_alarm_of_hidden_rows_is_sharp_where_nothing_is_rounded():
+    rows, labels, head, identity = hidden_case()
+    off = dataclasses.replace(rows, gold=rows.gold + np.float32(0.01))
+    with pytest.raises(CacheMismatch):
+        hidden_alignment(off, labels, head=head, identity=identity)
+    _, _, _, coarse = hidden_case(dtype="bfloat16")
+    hidden_alignment(off, labels, head=head, identity=coarse)
+
+
+def test_scale_and_soft_cap_of_a_head_count():
+    rows, labels, head, identity = hidden_case()
+    head = {**head, "scale": np.array([0.5], np.float32), "soft_cap": np.array([3.0], np.float32)}
+    logits = 3 * np.tanh(0.5 * (rows.hidden.astype(np.float64) @ head["weight"].T + head["bias"]) / 3)
+    lse = np.log(np.exp(logits).sum(axis=1))
+    gold = np.where(labels == IGNORE, np.nan, logits[np.arange(12), np.maximum(labels, 0)] - lse)
+    capped = dataclasses.replace(rows, lse=lse.astype(np.float32), gold=gold.astype(np.float32))
+    hidden_alignment(capped, labels, head=head, identity=identity)
+    head_agrees(capped, head, identity=identity)
+    with pytest.raises(CacheMismatch):
+        hidden_alignment(rows, labels, head=head, identity=identity)
+
+
+def test_another_head_is_noticed():
+    rows, _, head, identity = hidden_case()
+    head_agrees(rows, head, identity=identity)
+    with pytest.raises(CacheDamaged, match=r"x: row 0 has a logsumexp of .* through the head that is stored; the"):
+        head_agrees(rows, {**head, "weight": head["weight"][::-1]}, identity=identity, what="x")
+
+
+def test_a_hidden_row_that_is_not_finite_is_listed():
+    rows, _, _, _ = hidden_case()
+    invariants(rows)
+    broken = dataclasses.replace(rows, hidden=np.where(np.arange(12)[:, None] == 4, np.nan, rows.hidden))
+    with pytest.raises(CacheDamaged, match=r"1 of 12 rows have a hidden vector or logsumexp that is not finite"):
+        invariants(broken)
+
+
+def test_compact_rows_have_half_a_step_more_slack():
+    rows, labels = rows_and_labels(top_k=4, num_classes=9)
+    identity = identity_of(rows, codec="compact")
+    packed = pack(rows, identity, tables_of(identity))
+    alarm(packed, labels, identity=identity, head=None)
+    assert mass_slack(identity) == 2e-2
+    assert mass_slack(identity_of(rows)) == 1e-2
+    invariants(unpack(packed), mass_slack=mass_slack(identity))
+    with pytest.raises(CacheMismatch):
+        alarm(packed, np.roll(labels, 1), identity=identity, head=None)
+    off = dataclasses.replace(rows, gold=rows.gold - np.float32(0.04))
+    with pytest.raises(CacheMismatch):
+        alarm(pack(off, identity, tables_of(identity)), labels, identity=identity, head=None)

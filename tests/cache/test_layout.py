@@ -83,8 +83,27 @@ def test_scores_and_source_do_not_make_another_teacher_but_weights_do():
         ({"name": "items"}, "a teacher cannot be called items"),
         ({"name": "../x"}, "'../x' cannot name a part of a cache"),
         ({"role": "best"}, "role of teacher t_hs is 'best'; allowed: t_hs, t_ll, user"),
-        ({"store": "hidden"}, "store of teacher t_hs is 'hidden'; allowed: topk"),
-        ({"num_classes": 0}, "num_classes of teacher t_hs is 0; it must be at least 1"),
+        ({"store": "dense"}, "store of teacher t_hs is 'dense'; allowed: topk, hidden"),
+        ({"codec": "int8"}, "codec of teacher t_hs is 'int8'; allowed with store topk: dense, fast, compact"),
+        ({"codec": "dense"}, "codec of teacher t_hs is 'dense' with top_k 64 of 1000 classes; dense keeps all classes"),
+        ({"compressor": "gzip"}, "compressor of teacher t_hs is 'gzip'; allowed: lz4, zstd"),
+        ({"top_p": 0.0}, "top_p of teacher t_hs is 0; allowed: above 0, at most 1"),
+        ({"top_p": 1.5}, r"top_p of teacher t_hs is 1\.5; allowed: above 0, at most 1"),
+        ({"hidden_size": 8}, "hidden_size of teacher t_hs is 8; set it to 0 for store topk"),
+        ({"num_classes": 0}, r"num_classes of teacher t_hs is 0; allowed: 1 to 2\^31 - 1"),
+        ({"num_classes": 2**31}, r"num_classes of teacher t_hs is 2147483648; allowed: 1 to 2\^31 - 1"),
+        (
+            {"store": "hidden", "codec": "int8"},
+            "hidden_size of teacher t_hs is 0; store hidden needs hidden_size of at least 1 and top_k 0",
+        ),
+        (
+            {"store": "hidden", "codec": "int8", "hidden_size": 8},
+            "top_k of teacher t_hs is 64; store hidden needs hidden_size of at least 1 and top_k 0",
+        ),
+        (
+            {"store": "hidden", "codec": "fast"},
+            "codec of teacher t_hs is 'fast'; allowed with store hidden: float32, float16, bfloat16, int8",
+        ),
         ({"aliases": ("t_hs",)}, "teacher t_hs has a name twice: t_hs, t_hs"),
         ({"top_k": 0}, "top_k of teacher t_hs is 0; it must be at least 1"),
     ],
@@ -92,6 +111,45 @@ def test_scores_and_source_do_not_make_another_teacher_but_weights_do():
 def test_an_impossible_teacher_is_refused(changes, message):
     with pytest.raises(CacheError, match=message):
         build_teacher(**changes)
+
+
+def test_codec_settings_are_part_of_a_teacher_and_stand_in_its_identity():
+    # A reader that took them from its own settings would read another cache.
+    teacher = build_teacher(codec="compact", compressor="zstd", top_p=0.98)
+    assert TeacherIdentity.from_tree(json.loads(teacher.to_json()), where="x") == teacher
+    assert build_teacher().differences(build_teacher(codec="compact")) == {"codec": ("fast", "compact")}
+    assert build_teacher().differences(build_teacher(top_p=0.9)) == {"top_p": (1.0, 0.9)}
+
+
+@pytest.mark.parametrize("codec", ["fast", "compact", "dense"])
+def test_a_teacher_that_keeps_all_classes_is_dense(codec):
+    assert build_teacher(num_classes=64, codec=codec).codec == "dense"
+    assert build_teacher(num_classes=65).codec == "fast"
+
+
+def test_an_identity_that_contradicts_itself_is_damage():
+    value = json.loads(build_teacher().to_json())
+    with pytest.raises(CacheDamaged, match="x: codec of teacher t_hs is 'int8'; allowed with store topk"):
+        TeacherIdentity.from_tree({**value, "codec": "int8"}, where="x")
+    with pytest.raises(CacheDamaged, match="x: top_p is 'all', not float"):
+        TeacherIdentity.from_tree({**value, "top_p": "all"}, where="x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({}, "topk64"),
+        ({"codec": "compact"}, "topk64"),
+        ({"top_p": 0.98}, "topk64p0.98"),
+        ({"store": "hidden", "codec": "int8", "top_k": 0, "hidden_size": 4}, "hidden-int8"),
+        ({"store": "hidden", "codec": "bfloat16", "top_k": 0, "hidden_size": 4}, "hidden-bfloat16"),
+    ],
+)
+def test_the_signature_says_what_is_kept_of_a_row(changes, word):
+    teacher = build_teacher(**changes)
+    line = signature(build_marker(), teacher, split="train", num_items=11)
+    assert line == f"kdcache1|toy@3f2a.train|roberta-large@a1b2:t_hs|{word}|items11"
+    assert f"|{word}|" in cache_signature(build_marker(), [teacher], num_items=11)
 
 
 def test_a_score_that_is_not_a_number_is_refused():

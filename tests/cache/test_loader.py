@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from kdcache.cache.codec import unpack
 from kdcache.cache.loader import Loader
 from kdcache.cache.reader import Cache
 from kdcache.core.errors import CacheDamaged, CacheError, CacheMismatch, ConfigError
@@ -81,7 +82,7 @@ def test_rows_are_those_of_the_micro_batch_s_items_for_each_teacher(sealed):
         for micro in step.micros:
             chosen = np.array([where[item.uid] for item in micro.items])
             for name in ("t_hs", "t_ll"):
-                np.testing.assert_array_equal(micro.rows[name].logprobs, cache.rows(name, chosen).logprobs)
+                np.testing.assert_array_equal(unpack(micro.rows[name]).logprobs, cache.rows(name, chosen).logprobs)
 
 
 def test_hard_labels_need_no_rows(sealed):
@@ -127,10 +128,29 @@ def test_no_more_steps_are_read_ahead_than_asked_for(sealed, monkeypatch):
 
 
 def test_rows_of_other_items_stop_the_run_at_the_first_step(sealed, monkeypatch):
-    real = Cache.rows
-    monkeypatch.setattr(Cache, "rows", lambda self, name, chosen: real(self, name, np.roll(chosen, 1)))
+    real = Cache.packed
+    monkeypatch.setattr(Cache, "packed", lambda self, name, chosen: real(self, name, np.roll(chosen, 1)))
     with pytest.raises(CacheMismatch, match=r"rows of teacher t_hs in .* do not fit their labels"):
         list(loader(Cache.open(sealed), batch_size=11, micro_batch_size=11).steps(0))
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16", "bfloat16", "int8"])
+def test_hidden_rows_pass_the_alarm_and_shifted_ones_do_not(make_toy, tmp_path, monkeypatch, codec):
+    make_toy(num_classes=50).dump_hidden(tmp_path / "c", codec=codec)
+    cache = Cache.open(tmp_path / "c")
+    (micro,) = next(iter(loader(cache, batch_size=11, micro_batch_size=11).steps(0))).micros
+    assert (micro.rows["t_hs"].store, micro.rows["t_hs"].codec) == ("hidden", codec)
+    real = Cache.packed
+    monkeypatch.setattr(Cache, "packed", lambda self, name, chosen: real(self, name, np.roll(chosen, 1)))
+    with pytest.raises(CacheMismatch, match=r"rows of teacher t_hs in .* do not fit their labels"):
+        list(loader(cache, batch_size=11, micro_batch_size=11).steps(0))
+
+
+@pytest.mark.parametrize("compressor", ["lz4", "zstd"])
+def test_compact_rows_pass_the_alarm_and_share_one_table(make_toy, tmp_path, compressor):
+    make_toy(num_classes=50).dump(tmp_path / "c", top_k=8, codec="compact", compressor=compressor)
+    steps = list(loader(Cache.open(tmp_path / "c")).steps(0))
+    assert len({id(micro.rows["t_hs"].shared) for step in steps for micro in step.micros}) == 1
 
 
 @pytest.mark.parametrize(

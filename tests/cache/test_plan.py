@@ -38,7 +38,7 @@ def test_items_with_many_rows_begin_on_a_chunk():
     plan = make_plan({"train": items(20, 20, num_rows=9)}, block_tokens=100, chunk_rows=4)
     assert plan.first_row.tolist() == [0, 12]
     assert plan.blocks[0].num_rows == 24
-    assert chunk_rows_for(items(20, num_rows=9)) == 128
+    assert [chunk_rows_for(items(3, num_rows=n)) for n in (9, 511, 512, 1100, 9000)] == [128, 128, 256, 512, 1024]
     assert chunk_rows_for(items(20, num_rows=8)) == chunk_rows_for([]) == 4096
 
 

@@ -1,5 +1,6 @@
 """Opening and reading: every fault has a name, and nothing is ever filled with zeros."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 from kdcache.cache.blocks import ByteLRU
-from kdcache.cache.codec import take
+from kdcache.cache.codec import take, unpack
+from kdcache.cache.plan import make_plan
 from kdcache.cache.reader import Cache
 from kdcache.core.errors import CacheDamaged, CacheError, CacheFormatError, CacheIncomplete, KDCacheError
 
-from .conftest import build_rows, build_teacher
+from .conftest import build_hidden, build_item, build_rows, build_teacher
 
 
 def files_of(root):
@@ -296,3 +298,101 @@ def test_an_alias_gives_the_rows_of_the_same_weights(toy, tmp_path):
     assert cache.signature("train", "t_ll") == cache.signature("train", "t_hs")
     with pytest.raises(CacheError, match="has no teacher 'x'; it has t_hs, t_ll"):
         cache.teacher("x")
+
+
+STORES = [("fast", "lz4"), ("fast", "zstd"), ("compact", "lz4"), ("compact", "zstd")]
+
+
+@pytest.mark.parametrize(("codec", "compressor"), STORES)
+def test_packed_rows_come_in_the_order_asked_for_and_unpack_to_the_rows(make_toy, tmp_path, codec, compressor):
+    toy = make_toy(num_rows=2, num_classes=40)
+    toy.dump(tmp_path / "c", top_k=8, codec=codec, compressor=compressor)
+    cache = Cache.open(tmp_path / "c")
+    indices = np.array([14, 0, 7, 7, 3, 12])
+    packed, rows = cache.packed("t_hs", indices), cache.rows("t_hs", indices)
+    assert (packed.store, packed.codec, packed.num_rows) == ("topk", codec, 12)
+    assert packed.shared is cache.packed("t_hs", indices[:1]).shared is cache.shared("t_hs")
+    assert cache.head("t_hs") is None
+    np.testing.assert_array_equal(unpack(packed).ids, rows.ids)
+    for place, index in enumerate(indices):
+        one = cache.rows("t_hs", np.array([index]))
+        np.testing.assert_array_equal(one.logprobs, take(rows, np.array([place])).logprobs)
+
+
+@pytest.mark.parametrize("codec", ["dense", "fast", "compact"])
+def test_blocks_of_different_widths_are_joined_with_fill(make_toy, tmp_path, codec):
+    toy = make_toy(num_classes=9)
+    narrow = toy.plan.blocks[0].stop
+    items = [*(build_item(item.uid, num_tokens=item.num_tokens) for item in toy.flat[:narrow]), *toy.flat[narrow:]]
+    split = {"train": items[:11], "test": items[11:]}
+    toy = dataclasses.replace(toy, items=split, plan=make_plan(split, block_tokens=30, chunk_rows=4096))
+    toy.dump(tmp_path / "c", top_k=9 if codec == "dense" else 5, codec=codec)
+    cache = Cache.open(tmp_path / "c")
+    rows = cache.rows("t_hs", np.array([0, 14, 1]))
+    assert np.diff(rows.entry_ptr).tolist() == ([3, 9, 3] if codec == "dense" else [3, 5, 3])
+    packed = cache.packed("t_hs", np.array([0, 14, 1]))
+    name = "logprobs" if codec == "dense" else "ids"
+    fill = np.isnan(packed.arrays[name]) if codec == "dense" else packed.arrays[name] == 65535
+    assert fill.sum(axis=1).tolist() == ([6, 0, 6] if codec == "dense" else [2, 0, 2])
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16", "bfloat16", "int8"])
+def test_hidden_rows_and_their_head_come_back(make_toy, tmp_path, codec):
+    toy = make_toy(num_classes=50)
+    head = toy.dump_hidden(tmp_path / "c", codec=codec)
+    cache = Cache.open(tmp_path / "c")
+    assert {name: array.tobytes() for name, array in cache.head("t_hs").items()} == {
+        name: array.tobytes() for name, array in head.items()
+    }
+    assert cache.head("t_hs") is cache.head("t_hs")
+    assert sorted(cache.shared("t_hs")) == (["mean", "rotation_seed"] if codec == "int8" else [])
+    indices = np.array([12, 3, 3])
+    rows = cache.rows("t_hs", indices)
+    slack = {"float32": 0, "float16": 2e-3, "bfloat16": 2e-2, "int8": 0.05}[codec]
+    for place, index in enumerate(indices):
+        block = toy.plan.blocks[toy.plan.block[index]]
+        written = build_hidden(toy.flat[block.start : block.stop], head, seed=block.start)
+        np.testing.assert_allclose(rows.hidden[place], written.hidden[index - block.start], atol=slack)
+        assert rows.lse[place] == written.lse[index - block.start]
+
+
+@pytest.mark.parametrize("file", ["codec.safetensors", "head.safetensors"])
+def test_a_table_or_head_that_was_exchanged_is_named_at_open_or_first_read(make_toy, tmp_path, file):
+    make_toy(num_classes=50).dump_hidden(tmp_path / "c", codec="int8")
+    path = tmp_path / "c" / "teachers" / "t_hs" / file
+    content = path.read_bytes()
+    path.write_bytes(content[:-4] + b"\x01\x02\x03\x04")
+    cache = Cache.open(tmp_path / "c")
+    with pytest.raises(CacheDamaged, match=r"is not the file that was sealed; restore it, or dump this teacher again"):
+        cache.head("t_hs") if file == "head.safetensors" else cache.packed("t_hs", np.array([0]))
+    path.write_bytes(content + b"\0")
+    with pytest.raises(CacheDamaged, match=rf"{file} has .* bytes instead of"):
+        Cache.open(tmp_path / "c")
+    path.unlink()
+    with pytest.raises(CacheDamaged, match=rf"{file} is missing"):
+        Cache.open(tmp_path / "c")
+
+
+@pytest.mark.parametrize("codec", ["compact", "int8"])
+def test_no_flipped_bit_is_silent_in_any_file_of_a_coded_cache(make_toy, tmp_path, codec):
+    toy = make_toy(num_classes=50, test=2)
+    if codec == "int8":
+        toy.dump_hidden(tmp_path / "c", codec=codec)
+    else:
+        toy.dump(tmp_path / "c", top_k=8, codec=codec)
+
+    def read():
+        cache = Cache.open(tmp_path / "c")
+        packed = cache.packed("t_hs", np.arange(cache.plan.num_items))
+        return [array.tobytes() for array in (*packed.arrays.values(), *(cache.head("t_hs") or {}).values())]
+
+    reference, random, silent = read(), np.random.default_rng(0), 0
+    for name in [p for p in files_of(tmp_path / "c") if p.parts[0] == "teachers"]:
+        content = (tmp_path / "c" / name).read_bytes()
+        flipped = bytearray(content)
+        flipped[random.integers(len(content))] ^= 1 << int(random.integers(8))
+        (tmp_path / "c" / name).write_bytes(flipped)
+        with contextlib.suppress(KDCacheError):
+            silent += read() != reference
+        (tmp_path / "c" / name).write_bytes(content)
+    assert silent == 0

@@ -15,12 +15,13 @@ from kdcache.cache.codec import encode
 from kdcache.cache.shards import from_files, to_files
 from kdcache.core.errors import CacheDamaged, CacheFormatError
 
-from .conftest import build_item, build_rows
+from .conftest import build_item, build_rows, identity_of
 
 
 def arrays_of(num_rows=6, *, total=None, top_k=5):
     items = [build_item(f"i{n}", num_classes=9) for n in range(num_rows)]
-    return encode(build_rows(items, top_k=top_k), num_rows=total)
+    rows = build_rows(items, top_k=top_k)
+    return encode(rows, identity_of(rows), {}, num_rows=total)
 
 
 def files_of(**changes):

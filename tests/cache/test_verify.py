@@ -13,10 +13,11 @@ from kdcache.cache.reader import Cache
 from kdcache.cache.records import Manifest, tree_digest
 from kdcache.cache.shards import to_files
 from kdcache.cache.store import FileRecord
+from kdcache.cache.tables import to_bytes
 from kdcache.cache.verify import verify
 from kdcache.core.errors import CacheFormatError
 
-from .conftest import build_rows
+from .conftest import build_rows, identity_of
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -63,7 +64,7 @@ def forge(root, part, block, files):
 
 def forge_rows(toy, root, rows):
     block = toy.plan.blocks[0]
-    arrays = encode(rows, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop])
+    arrays = encode(rows, identity_of(rows), {}, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop])
     attributes = {"teacher": "t_hs", "block": block.name}
     forge(root, "t_hs", block.name, to_files(arrays, chunk_rows=toy.plan.chunk_rows, attributes=attributes))
 
@@ -71,7 +72,7 @@ def forge_rows(toy, root, rows):
 @pytest.fixture
 def sparse(make_toy, tmp_path):
     toy = make_toy(num_classes=9)
-    toy.dump(tmp_path / "sparse", top_k=4)
+    toy.dump(tmp_path / "sparse", top_k=4, num_classes=20)
     block = toy.plan.blocks[0]
     return toy, tmp_path / "sparse", build_rows(toy.flat[: block.stop], top_k=4, seed=0)
 
@@ -124,3 +125,26 @@ def test_what_is_no_cache_cannot_be_verified(tmp_path):
 def test_verification_reads_any_number_of_teachers(sealed):
     assert tuple(Cache.open(sealed).teachers) == ("t_hs", "t_ll")
     assert verify(sealed, deep=True) == ()
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16", "bfloat16", "int8"])
+def test_a_hidden_cache_is_sound_and_a_head_of_another_teacher_is_found(make_toy, tmp_path, codec):
+    toy = make_toy(num_classes=50)
+    head = toy.dump_hidden(tmp_path / "c", codec=codec)
+    assert verify(tmp_path / "c", deep=True) == ()
+    path = tmp_path / "c" / "teachers" / "t_hs" / "head.safetensors"
+    path.write_bytes(to_bytes({**head, "weight": head["weight"][:, ::-1]}))
+    (damage,) = verify(tmp_path / "c")
+    assert (damage.part, damage.block) == ("cache", "")
+    assert damage.message.endswith("head.safetensors does not have the sha256 it was committed with")
+    manifest = newest_manifest(tmp_path / "c")
+    forged = {**manifest.files, "teachers/t_hs/head.safetensors": FileRecord.of(path.read_bytes())}
+    (tmp_path / "c" / manifest_path(1)).write_bytes(dataclasses.replace(manifest, files=forged).to_json())
+    assert {d.part for d in verify(tmp_path / "c", deep=True)} == {"t_hs"}
+
+
+@pytest.mark.parametrize("compressor", ["lz4", "zstd"])
+@pytest.mark.parametrize("codec", ["fast", "compact"])
+def test_a_sparse_cache_of_each_codec_is_sound(make_toy, tmp_path, codec, compressor):
+    make_toy(num_classes=50).dump(tmp_path / "c", top_k=8, codec=codec, compressor=compressor)
+    assert verify(tmp_path / "c", deep=True) == ()

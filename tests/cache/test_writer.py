@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from kdcache.cache import store
+from kdcache.cache.blocks import load_arrays
 from kdcache.cache.catalog import newest_manifest, read_commits
-from kdcache.cache.codec import take
+from kdcache.cache.codec import encode, take
 from kdcache.cache.reader import Cache
 from kdcache.cache.writer import CacheWriter
 from kdcache.core.errors import CacheDamaged, CacheError, CacheFormatError, CacheIncomplete, CacheMismatch
 
-from .conftest import build_marker, build_rows, build_teacher
+from .conftest import build_head, build_hidden, build_marker, build_rows, build_teacher, tables_of
 
 
 def tree_of(root):
@@ -284,3 +285,76 @@ def test_rows_wider_than_the_teacher_are_refused(toy, tmp_path):
     writer, block, rows = writer_with_teacher(toy, tmp_path / "cache", num_classes=2)
     with pytest.raises(CacheError, match="has a row of 3 classes; the teacher was added with 2"):
         writer.write_rows("t_hs", block, rows)
+
+
+def hidden_teacher(codec="int8", **changes):
+    return build_teacher(store="hidden", codec=codec, top_k=0, hidden_size=4, num_classes=3, **changes)
+
+
+def test_tables_and_head_are_published_once_and_the_published_ones_are_used(toy, tmp_path):
+    head, teacher = build_head(num_classes=3, hidden_size=4), hidden_teacher()
+    first, second = toy.writer(tmp_path / "c"), toy.writer(tmp_path / "c")
+    assert not first.has_tables("t_hs")
+    first.add_teacher(teacher, shared=tables_of(teacher, seed=1), head=head)
+    assert first.has_tables("t_hs")
+    before = tree_of(tmp_path / "c")
+    second.add_teacher(teacher, shared=tables_of(teacher, seed=2), head=head)  # the mean of another first batch
+    toy.writer(tmp_path / "c").add_teacher(teacher)
+    assert tree_of(tmp_path / "c") == before
+    block = toy.plan.blocks[0]
+    for writer in (second, first):
+        rows = build_hidden(toy.flat[block.start : block.stop], head)
+        writer.write_rows("t_hs", block, rows)
+    arrays = tables_of(teacher, seed=1)
+    record = read_commits(tmp_path / "c", "t_hs", toy.plan)[block.name]
+    found = load_arrays(tmp_path / "c", toy.plan, block, record, identity=teacher, shared=arrays)
+    written = encode(rows, teacher, arrays, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop])
+    np.testing.assert_array_equal(found["hidden"], written["hidden"])
+
+
+def test_another_head_is_refused(toy, tmp_path):
+    teacher = hidden_teacher("float32")
+    toy.writer(tmp_path / "c").add_teacher(teacher, head=build_head(num_classes=3, hidden_size=4))
+    with pytest.raises(CacheMismatch, match=r"head\.safetensors is another head than this dump's; dump the teacher"):
+        toy.writer(tmp_path / "c").add_teacher(teacher, head=build_head(num_classes=3, hidden_size=4, seed=1))
+
+
+def test_tables_that_lack_or_are_too_many_are_refused_before_anything_is_written(toy, tmp_path):
+    writer, head = toy.writer(tmp_path / "c"), build_head(num_classes=3, hidden_size=4)
+    before = tree_of(tmp_path / "c")
+    for teacher, given, message in (
+        (hidden_teacher(), {"head": head}, r"needs codec\.safetensors, .*; give add_teacher\(\.\.\., shared="),
+        (hidden_teacher("float32"), {}, r"needs head\.safetensors, .*; give add_teacher\(\.\.\., head="),
+        (build_teacher(codec="compact"), {}, r"store topk, codec compact needs codec\.safetensors"),
+        (build_teacher(), {"head": head}, r"codec fast has no head\.safetensors, but bias, weight came with it"),
+        (build_teacher(), {"shared": head}, r"codec fast has no codec\.safetensors, but bias, weight came with it"),
+    ):
+        with pytest.raises(CacheError, match=message):
+            writer.add_teacher(teacher, **given)
+    assert tree_of(tmp_path / "c") == before
+
+
+def test_hidden_rows_that_are_not_the_items_ring_the_alarm(toy, tmp_path):
+    writer, head = toy.writer(tmp_path / "c"), build_head(num_classes=3, hidden_size=4)
+    writer.add_teacher(hidden_teacher("float16"), head=head)
+    block = toy.plan.blocks[0]
+    rows = build_hidden(toy.flat[block.start : block.stop], head)
+    # As a tool writes them that takes the rows in the order in which its threads finish.
+    with pytest.raises(CacheMismatch, match="block 00000 of teacher t_hs do not fit their labels"):
+        writer.write_rows("t_hs", block, dataclasses.replace(rows, hidden=rows.hidden[::-1]))
+    with pytest.raises(CacheError, match=r"has hidden vectors of \[3\]; the teacher was added with hidden_size 4"):
+        writer.write_rows("t_hs", block, dataclasses.replace(rows, hidden=rows.hidden[:, :3]))
+    with pytest.raises(CacheError, match="is SparseRows; the teacher was added with store hidden"):
+        writer.write_rows("t_hs", block, build_rows(toy.flat[block.start : block.stop]))
+
+
+@pytest.mark.parametrize("codec", ["fast", "compact"])
+def test_rows_in_completion_order_ring_the_alarm(make_toy, tmp_path, codec):
+    toy = make_toy(num_classes=12)
+    writer, teacher = toy.writer(tmp_path / "c"), build_teacher(num_classes=12, top_k=8, codec=codec)
+    writer.add_teacher(teacher, shared=tables_of(teacher))
+    block = toy.plan.blocks[0]
+    rows = build_rows(toy.flat[block.start : block.stop], top_k=8)
+    with pytest.raises(CacheMismatch, match="do not fit their labels"):
+        writer.write_rows("t_hs", block, take(rows, np.array([1, 0, 2, 3, 4, 5])))
+    writer.write_rows("t_hs", block, rows)

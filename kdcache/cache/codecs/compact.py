@@ -37,6 +37,7 @@ from kdcache.cache.codecs.base import (
     owned_rows,
     pad_entries,
     refuse_infinite,
+    sign_set,
 )
 from kdcache.cache.codecs.sparse import (
     SPARSE_FILTERS,
@@ -82,7 +83,7 @@ class Compact:
         rows = _falling(rows)
         kept_R = np.diff(rows.entry_ptr)
         width = max(int(kept_R.max(initial=2)), 2)
-        logprobs_RK = pad_entries(rows.logprobs.astype(np.float64), kept_R, width)
+        logprobs_RK = pad_entries(sign_set(rows.logprobs).astype(np.float64), kept_R, width)
         with np.errstate(over="ignore"):
             half_RK = logprobs_RK.astype(np.float16)
         refuse_infinite(half_RK, kept_R)

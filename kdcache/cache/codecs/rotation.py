@@ -58,7 +58,7 @@ def _hadamard(vectors_RP: NDArray[np.float32]) -> NDArray[np.float32]:
     done = np.ascontiguousarray(vectors_RP)
     half = 1
     while half < size:
-        pairs = done.reshape(num_rows, -1, 2, half)
+        pairs = done.reshape(num_rows, size // (2 * half), 2, half)
         done = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2)
         done = done.reshape(num_rows, size)
         half *= 2

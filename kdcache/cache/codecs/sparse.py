@@ -142,8 +142,7 @@ def check_tail(arrays: Arrays, owned_R: NDArray[np.bool_], kept: Kept) -> None:
     Raises:
         CacheDamaged: a tail without atoms or the reverse, a shift out of range, a moment that is not finite.
     """
-    finite_R = np.isfinite(arrays["moments"][:, 0]) & np.isfinite(arrays["moments"][:, 1])
-    if (finite_R != owned_R).any():
+    if any((np.isfinite(arrays["moments"][:, i]) != owned_R).any() for i in (0, 1)):
         raise CacheDamaged("moments is not finite, or stands where no row is")
     if ((arrays["atom_shift"] > LARGEST_SHIFT) & owned_R).any():
         shift = int(arrays["atom_shift"][owned_R].max())

@@ -1,0 +1,194 @@
+"""What holds for every codec: round trips, holes, layout."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdcache.cache.codec import check_arrays, encode, pack, unpack
+from kdcache.cache.codecs import CODECS
+from kdcache.cache.layout import STORES
+from kdcache.cache.ragged import concatenate, take
+from kdcache.core.errors import CacheDamaged
+
+from ..conftest import build_head, build_hidden, build_item, build_rows, build_teacher, identity_of, tables_of
+
+ALL = sorted(CODECS)
+
+
+def case(store, codec, sizes, *, num_classes=30, top_k=6, seed=0):
+    """Rows, their teacher, and its tables."""
+    items = [build_item(f"i{n}", num_rows=size, num_classes=num_classes) for n, size in enumerate(sizes)]
+    if store == "hidden":
+        rows = build_hidden(items, build_head(num_classes=num_classes, hidden_size=12), seed=seed)
+        identity = build_teacher(store=store, codec=codec, top_k=0, hidden_size=12, num_classes=num_classes)
+    else:
+        top_k = num_classes if codec == "dense" else min(top_k, num_classes - 1)
+        rows = build_rows(items, top_k=top_k, seed=seed)
+        identity = build_teacher(codec=codec, top_k=top_k, num_classes=num_classes)
+    return rows, identity, tables_of(identity)
+
+
+def test_the_registry_has_the_codecs_of_the_layout():
+    assert set(CODECS) == {(store, codec) for store, codecs in STORES.items() for codec in codecs}
+
+
+@pytest.mark.parametrize(("store", "codec"), ALL)
+@settings(max_examples=15, deadline=None)
+@given(sizes=st.lists(st.integers(0, 3), min_size=1, max_size=4), gap=st.integers(0, 2), seed=st.integers(0, 9))
+def test_unpacking_gives_back_what_was_packed_within_the_codec_s_error(store, codec, sizes, gap, seed):
+    rows, identity, tables = case(store, codec, sizes, seed=seed)
+    packed = pack(rows, identity, tables)
+    found = unpack(packed)
+    for name in ("row_ptr", "num_classes", "lse", "gold"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(rows, name), err_msg=name)
+    if store == "topk":
+        np.testing.assert_array_equal(found.entry_ptr, rows.entry_ptr)
+        np.testing.assert_array_equal(found.ids, rows.ids)
+        np.testing.assert_allclose(found.moments, rows.moments, rtol=2**-11)
+        slack = 1 / 64 + 1e-6 if codec == "compact" else 0
+        np.testing.assert_allclose(found.logprobs, rows.logprobs, rtol=0, atol=slack)
+    else:
+        slack = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8, "int8": 0.03}[codec]
+        np.testing.assert_allclose(found.hidden, rows.hidden, rtol=slack, atol=4 * slack)
+    first_row = np.cumsum([0, *(size + gap for size in sizes[:-1])])
+    total = max(sum(sizes) + gap * len(sizes), 1)
+    check_arrays(encode(rows, identity, tables, num_rows=total, first_row=first_row), identity, tables)
+
+
+@pytest.mark.parametrize(("store", "codec"), ALL)
+def test_packing_what_was_unpacked_gives_the_same_bytes(store, codec):
+    rows, identity, tables = case(store, codec, [2, 3])
+    once = pack(rows, identity, tables)
+    again = pack(unpack(once), identity, tables)
+    for name, array in once.arrays.items():
+        if codec != "int8":  # a second rotation rounds
+            assert array.tobytes() == again.arrays[name].tobytes(), name
+    assert sorted(once.arrays) == sorted(again.arrays)
+
+
+@pytest.mark.parametrize(("store", "codec"), ALL)
+def test_taking_and_joining_packed_rows_equals_unpacking_some_of_them(store, codec):
+    rows, identity, tables = case(store, codec, [2, 1, 3])
+    packed = pack(rows, identity, tables)
+    order = np.array([2, 0, 2])
+    picked, joined = (
+        unpack(take(packed, order)),
+        unpack(concatenate([take(packed, order[:1]), take(packed, order[1:])])),
+    )
+    expected = take(unpack(packed), order)
+    for field in dataclasses.fields(expected):
+        for found in (picked, joined):
+            np.testing.assert_allclose(
+                getattr(found, field.name), getattr(expected, field.name), rtol=1e-6, err_msg=field.name
+            )
+
+
+@pytest.mark.parametrize(("store", "codec"), ALL)
+def test_every_array_of_a_padding_row_is_filled_and_a_hole_is_damage(store, codec):
+    rows, identity, tables = case(store, codec, [3])
+    arrays = encode(rows, identity, tables, num_rows=4)
+    for name, array in arrays.items():
+        fill = np.full_like(array[3], np.nan if array.dtype.kind == "f" else 0)
+        if array.dtype.kind != "f":
+            fill[...] = -128 if array.dtype == np.int8 else np.iinfo(array.dtype).max
+        np.testing.assert_array_equal(array[3], fill, err_msg=name)
+    unseen = {"gold", "atom_shift", "gap_shift"}  # gold may lack; a shift of 255 is out of range
+    for name, array in arrays.items():
+        for row, other in ((1, 3), (3, 1)):  # a row lost, a row where none is
+            broken = {**arrays, name: array.copy()}
+            broken[name][row] = array[other]
+            if name in unseen and row == 3:
+                continue
+            if name == "gold":
+                continue
+            with pytest.raises(CacheDamaged):
+                check_arrays(broken, identity, tables)
+
+
+@pytest.mark.parametrize(("store", "codec"), ALL)
+def test_arrays_of_another_type_shape_or_name_are_damage(store, codec):
+    rows, identity, tables = case(store, codec, [3])
+    arrays = encode(rows, identity, tables)
+    for name, array in arrays.items():
+        with pytest.raises(CacheDamaged, match="the arrays are "):
+            check_arrays({**arrays, name + "x": array}, identity, tables)
+        with pytest.raises(CacheDamaged, match=rf"{name} is float64 \[3"):
+            check_arrays({**arrays, name: array.astype(np.float64)}, identity, tables)
+        if name != "num_classes":
+            with pytest.raises(CacheDamaged, match=f"{name} is .* expected: "):
+                check_arrays({**arrays, name: array[:2]}, identity, tables)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), codec=st.sampled_from(["fast", "compact"]), num_classes=st.sampled_from([9, 70_000]))
+def test_ragged_rows_as_top_p_keeps_them_come_back(data, codec, num_classes):
+    items = [build_item("a", num_classes=num_classes, num_rows=3)]
+    wide = build_rows(items, top_k=8)
+    kept = np.array(data.draw(st.lists(st.integers(1, 8), min_size=3, max_size=3)))
+    entries = np.concatenate([np.arange(n) + 8 * r for r, n in enumerate(kept)])
+    rows = dataclasses.replace(
+        wide,
+        entry_ptr=np.concatenate([[0], np.cumsum(kept)]),
+        ids=wide.ids[entries],
+        logprobs=wide.logprobs[entries],
+    )
+    identity = identity_of(rows, codec=codec, top_k=8, top_p=0.9)
+    tables = tables_of(identity)
+    arrays = encode(rows, identity, tables, num_rows=5)
+    check_arrays(arrays, identity, tables)
+    found = unpack(pack(rows, identity, tables))
+    assert found.entry_ptr.tolist() == rows.entry_ptr.tolist()
+    assert found.ids.tolist() == rows.ids.tolist()
+
+
+@pytest.mark.parametrize("codec", ["fast", "compact"])
+@pytest.mark.parametrize(
+    ("num_classes", "high"),
+    [
+        (65_536, None),
+        (65_537, "uint8"),
+        (131_072, "uint8"),
+        (131_073, "uint8"),
+        (152_064, "uint8"),
+        (2**24 + 1, "uint16"),
+    ],
+)
+def test_ids_beyond_17_bits_come_back(codec, num_classes, high):
+    # One tool packs ids in 17 bits: vocabularies above 131,072 wrap around.
+    rows = build_rows([build_item("a", num_classes=9)], top_k=3)
+    ids = np.array([num_classes - 1, 0, num_classes // 2])
+    rows = dataclasses.replace(rows, ids=ids, num_classes=np.array([num_classes], np.int32))
+    identity = identity_of(rows, codec=codec)
+    tables = tables_of(identity)
+    arrays = encode(rows, identity, tables, num_rows=2)
+    check_arrays(arrays, identity, tables)
+    assert (arrays["ids_high"].dtype.name if "ids_high" in arrays else None) == high
+    assert unpack(pack(rows, identity, tables)).ids.tolist() == ids.tolist()
+
+
+def test_the_largest_vocabulary_has_ids_up_to_31_bits():
+    rows = build_rows([build_item("a", num_classes=9)], top_k=2)
+    largest = 2**31 - 1
+    rows = dataclasses.replace(rows, ids=np.array([largest - 1, 65_535]), num_classes=np.array([largest], np.int32))
+    identity = identity_of(rows)
+    assert unpack(pack(rows, identity, {})).ids.tolist() == [largest - 1, 65_535]
+
+
+@pytest.mark.parametrize("codec", ["fast", "compact"])
+def test_entries_that_are_not_kept_are_filled_and_never_uninitialised(codec):
+    # One tool writes whatever memory held where fewer than k classes came back.
+    rows = build_rows([build_item("a", num_classes=2), build_item("b", num_classes=9)], top_k=4)
+    identity = identity_of(rows, codec=codec)
+    tables = tables_of(identity)
+    arrays = encode(rows, identity, tables)
+    assert arrays["num_kept"].tolist() == [2, 4]
+    assert arrays["ids"][0, 2:].tolist() == [65_535, 65_535]
+    for value in (0, 1, 8):
+        broken = {**arrays, "ids": arrays["ids"].copy()}
+        broken["ids"][0, 3] = value
+        with pytest.raises(CacheDamaged, match="ids has a class outside 0 to V - 1, or values where no row is"):
+            check_arrays(broken, identity, tables)
+    assert unpack(pack(rows, identity, tables)).ids.tolist() == rows.ids.tolist()
