@@ -35,7 +35,7 @@ from kdcache.cache.records import CommitRecord, record_to_json
 from kdcache.cache.shards import to_files
 from kdcache.cache.store import FileRecord
 from kdcache.cache.tables import id_table
-from kdcache.core.types import Item, SparseRows
+from kdcache.core.types import Item, Rows, SparseRows
 from kdcache.losses.targets import select, to_rows
 from tools import lm
 
@@ -122,10 +122,10 @@ class Measure:
     error: float
 
 
-def measure(
-    rows: SparseRows, identity: TeacherIdentity, shared: Mapping[str, NDArray[Any]], *, chunk_rows: int, repeat: int
-) -> Measure:
-    """Encode a block of rows and read it again, in memory."""
+def block_files(
+    rows: Rows, identity: TeacherIdentity, shared: Mapping[str, NDArray[Any]], *, chunk_rows: int
+) -> tuple[dict[str, bytes], CommitRecord]:
+    """Files of a block of these rows, as a writer makes them, and its commit record."""
     num_rows = -(-rows.num_rows // chunk_rows) * chunk_rows
     arrays = encode(rows, identity, shared, num_rows=num_rows)
     files = to_files(
@@ -144,7 +144,19 @@ def measure(
         num_rows=rows.num_rows,
         forwards=rows.num_items,
     )
-    stored = sum(map(len, files.values())) + len(record_to_json(record))
+    return files, record
+
+
+def stored_bytes(files: Mapping[str, bytes], record: CommitRecord) -> int:
+    """Bytes of a block on disk, with its metadata and its commit record."""
+    return sum(map(len, files.values())) + len(record_to_json(record))
+
+
+def measure(
+    rows: SparseRows, identity: TeacherIdentity, shared: Mapping[str, NDArray[Any]], *, chunk_rows: int, repeat: int
+) -> Measure:
+    """Encode a block of rows and read it again, in memory."""
+    files, record = block_files(rows, identity, shared, chunk_rows=chunk_rows)
     raw = RAW_BYTES * len(rows.ids)
     prototype = default_buffer_prototype()
     store = MemoryStore({name: prototype.buffer.from_bytes(content) for name, content in files.items()})
@@ -152,7 +164,7 @@ def measure(
     theirs = _cpu_seconds(lambda: _read_zarr(store), max(repeat // 5, 3))
     decoded = unpack(pack(rows, identity, shared))
     return Measure(
-        bytes_per_row=stored / rows.num_rows,
+        bytes_per_row=stored_bytes(files, record) / rows.num_rows,
         speed=raw / own / 1e9,
         zarr_speed=raw / theirs / 1e9,
         error=float(np.abs(decoded.logprobs - rows.logprobs).max()) if isinstance(decoded, SparseRows) else np.nan,
