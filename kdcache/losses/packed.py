@@ -198,7 +198,8 @@ def _falling(sent: Mapping[str, Tensor], kept_RK: Tensor) -> Tensor:
     """Log-probabilities of codec compact: first - code * step, float32; every product is exact."""
     gaps_RK = sent["gaps"].masked_fill(~kept_RK[:, 1:], 0)
     codes_RK = torch.nn.functional.pad(gaps_RK.cumsum(dim=1, dtype=torch.int32), (1, 0))
-    step_R = torch.ldexp(torch.tensor(GAP_STEP, device=gaps_RK.device), sent["gap_shift"].int())
+    shift_R = sent["gap_shift"].int()
+    step_R = torch.ldexp(torch.full(shift_R.shape, GAP_STEP, device=gaps_RK.device), shift_R)
     return sent["first"].float()[:, None] - codes_RK * step_R[:, None]
 
 
@@ -206,7 +207,8 @@ def _atoms(codes_RN2: Tensor, shift_R: Tensor, size_R: Tensor) -> Tensor:
     """(position, log weight) of the tail curve, float32; the weights of a row add up to V - k."""
     codes = _unsigned(codes_RN2).double()
     used_RN = codes[..., 1] != UNUSED
-    step_R = torch.ldexp(torch.tensor(POSITION_STEP, dtype=torch.float64, device=codes.device), shift_R.int())
+    # As wide as the shifts: with a 0-dimensional float64, ldexp warns that it resizes its output.
+    step_R = torch.ldexp(codes.new_full(shift_R.shape, POSITION_STEP), shift_R.int())
     position_RN = torch.where(used_RN, -codes[..., 0] * step_R[:, None], 0.0)
     weight_RN = torch.where(used_RN, (codes[..., 1] * -WEIGHT_STEP).exp(), 0.0)
     share_RN = weight_RN / weight_RN.sum(dim=1, keepdim=True)

@@ -128,7 +128,7 @@ def text(report: Report) -> str:
         f"of up to {report.num_classes:,} classes",
         f"student   {who}: mean KL {student.kl:.2f} nats, same first class on {100 * student.agreement:.0f} % of rows",
         "",
-        "relative error of the gradient, loss tau_t/tau_s (~ only with allow_approximate: true)",
+        "relative error of the gradient at loss tau_t/tau_s (~ needs allow_approximate: true); B/row of this sample",
         _table(report, "error"),
         "",
         "cosine with the exact gradient",

@@ -199,9 +199,13 @@ def _objective(configuration: Configuration, variant: Variant) -> Objective:
 
 
 def _verdict(configuration: Configuration, variant: Variant) -> Verdict:
-    if variant.store == "hidden":
-        return Verdict(kind="exact" if variant.codec in ("float32", "float16") else "bounded")
-    return judge(configuration, top_k=variant.top_k, num_classes=variant.num_classes)
+    return judge(
+        configuration,
+        top_k=variant.top_k,
+        num_classes=variant.num_classes,
+        store=variant.store,
+        codec=variant.codec,
+    )
 
 
 def noisy_student(logits_RV: Tensor, *, scale: float, generator: torch.Generator) -> Tensor:

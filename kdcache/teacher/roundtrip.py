@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdcache.cache.codec import codec_of, pack, unpack
+from kdcache.cache.codec import codec_of, pack
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.shards import to_files
-from kdcache.core.types import NUM_ATOMS, HiddenRows, PackedRows
+from kdcache.core.types import NUM_ATOMS, PackedRows
 from kdcache.losses.head import Head
-from kdcache.losses.targets import HiddenTargets, Targets, from_rows
+from kdcache.losses.packed import unpack
+from kdcache.losses.targets import Targets
 from kdcache.teacher.settings import CODECS, DumpConfig
 from kdcache.teacher.stores import Outputs, hidden_rows, sparse_rows
 
@@ -178,19 +179,10 @@ def through(outputs: Outputs, variant: Variant, tables: Tables) -> PackedRows:
     """
     if variant.store == "hidden":
         return pack(hidden_rows(outputs), variant.identity, tables)
-    return pack(sparse_rows(outputs, top_k=variant.top_k, top_p=variant.top_p), variant.identity, tables)
+    dense = variant.codec == "dense"
+    return pack(sparse_rows(outputs, top_k=variant.top_k, top_p=variant.top_p, dense=dense), variant.identity, tables)
 
 
 def targets_of(packed: PackedRows, *, head: Head | None, device: torch.device) -> Targets:
     """What a student would be given of stored rows."""
-    rows = unpack(packed)
-    if not isinstance(rows, HiddenRows):
-        return from_rows(rows).to(device)
-    if head is None:
-        raise ValueError("hidden rows need the teacher's head")
-    return HiddenTargets(
-        hidden_RD=torch.from_numpy(rows.hidden).to(device),
-        head=head,
-        num_classes_R=torch.from_numpy(rows.num_classes.astype(np.int64)).to(device),
-        gold_R=torch.from_numpy(rows.gold).to(device),
-    )
+    return unpack(packed, device=device, head=head if packed.store == "hidden" else None)

@@ -102,6 +102,9 @@ class DumpConfig:
     def kept(self, num_classes: int) -> tuple[str, int]:
         """Codec and top_k of rows of up to `num_classes`: as a teacher's identity holds them.
 
+        Raises:
+            ConfigError: `top_p` where all classes are kept.
+
         Example:
             >>> DumpConfig().kept(50_000), DumpConfig().kept(2), DumpConfig(store="hidden").kept(50_000)
             (('fast', 64), ('dense', 64), ('float16', 0))
@@ -110,6 +113,11 @@ class DumpConfig:
         if self.store == "hidden":
             return codec, 0
         top_k = TOP_K if self.top_k is None else self.top_k
+        if top_k >= num_classes and self.top_p < 1:
+            raise ConfigError(
+                f"top_p = {self.top_p} means nothing here: top_k = {top_k} keeps all {num_classes} classes of a row; "
+                f"leave top_p out, or set top_k below {num_classes}"
+            )
         return ("dense" if top_k >= num_classes else codec), top_k
 
 

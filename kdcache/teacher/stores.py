@@ -78,6 +78,7 @@ class Runner:
         largest = models.largest_id([job.items])
         self.model: Any = load_teacher(teacher, job.task, largest_id=largest, device=job.device)
         self.head = heads.split(self.model, num_classes=teacher.identity.num_classes) if with_hidden else None
+        self._kept = job.config.kept(teacher.identity.num_classes)
         self._proven = False
 
     @property
@@ -124,8 +125,8 @@ class Runner:
             if config.store == "hidden":
                 yield outputs.indices, hidden_rows(outputs)
                 continue
-            _, top_k = config.kept(int(outputs.num_classes_R.max()))
-            yield outputs.indices, sparse_rows(outputs, top_k=top_k, top_p=config.top_p)
+            codec, top_k = self._kept
+            yield outputs.indices, sparse_rows(outputs, top_k=top_k, top_p=config.top_p, dense=codec == "dense")
 
     def _proved(self, head: heads.HeadSpec, hidden_RD: Tensor, logits_RV: Tensor) -> Tensor:
         if not self._proven:
@@ -134,14 +135,13 @@ class Runner:
         return hidden_RD
 
 
-def sparse_rows(outputs: Outputs, *, top_k: int, top_p: float) -> SparseRows:
-    """Rows of the store `topk`.
+def sparse_rows(outputs: Outputs, *, top_k: int, top_p: float, dense: bool) -> SparseRows:
+    """Rows of the store `topk`; `dense` for all classes in class order.
 
     Raises:
         IncompatibleTargets: -inf or NaN among a row's own classes.
     """
-    options = {} if top_p == 1 else {"top_p": top_p}
-    targets = select(outputs.logits_RV, outputs.labels_R, outputs.num_classes_R, top_k=top_k, **options)
+    targets = select(outputs.logits_RV, outputs.labels_R, outputs.num_classes_R, top_k=top_k, top_p=top_p, dense=dense)
     return to_rows(targets, rows_per_item=outputs.rows_per_item)
 
 

@@ -81,8 +81,9 @@ def write_teacher(folder: Path, labels: list[str]) -> None:
         label2id={label: i for i, label in enumerate(labels)},
     )
     model = BertForSequenceClassification(config)
-    nn.init.normal_(model.bert.embeddings.word_embeddings.weight, std=0.6)
-    nn.init.normal_(model.bert.pooler.dense.weight, std=0.15)
-    nn.init.normal_(model.classifier.weight, std=1.5)
-    nn.init.normal_(model.classifier.bias, std=0.5)
+    for parameter in model.bert.parameters():
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=0.3)  # wide enough that a text's words reach its first token
+    nn.init.normal_(model.classifier.weight, std=0.8)
+    nn.init.normal_(model.classifier.bias, std=0.3)
     model.save_pretrained(folder)

@@ -68,6 +68,13 @@ def test_a_grid_that_is_none_is_refused(texts: tuple[str, ...], message: str) ->
         parse_grid(texts)
 
 
+def test_a_mass_where_everything_is_kept_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"top_p = 0\.9 means nothing here: top_k = 64 keeps all 40 classes of a row; "
+    ):
+        DumpConfig(top_p=0.9).kept(40)
+
+
 def test_tied_is_the_teachers_temperature() -> None:
     tied, fixed = parse_grid(["ce:4:tied", "mse:2:1"])
     assert (tied.loss, tied.tau_t, tied.student_temperature) == ("ce", 4, 4)
