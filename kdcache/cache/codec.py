@@ -85,7 +85,7 @@ def check_arrays(arrays: Arrays, identity: TeacherIdentity, shared: Arrays) -> N
             is not finite where a row is, or stands where none is.
     """
     codec, width = codec_of(identity), _width(arrays)
-    largest = max(identity.top_k, 2) if identity.codec != "dense" else identity.num_classes
+    largest = identity.num_classes if identity.codec == "dense" else identity.top_k
     if identity.store == "topk" and not 1 <= width <= largest:
         raise CacheDamaged(f"the rows are {width} classes wide; teacher {identity.name} keeps at most {largest}")
     check_layout(arrays, codec.specs(identity, width))

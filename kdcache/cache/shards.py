@@ -8,6 +8,7 @@ a deleted or emptied shard, and takes milliseconds for a row. A test holds both 
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from zarr.codecs import BloscCname, BloscCodec, BloscShuffle, Crc32cCodec
 from zarr.storage import MemoryStore
 
 from kdcache.cache.codecs.base import SHUFFLED, Arrays, Filter
-from kdcache.cache.jsonio import parse_json
+from kdcache.cache.jsonio import parse_json, to_json
 from kdcache.cache.ragged import fill_value
 from kdcache.cache.store import JSON_BYTES
 from kdcache.core.errors import CacheDamaged, CacheFormatError
@@ -91,7 +92,12 @@ def to_files(
             config={"write_empty_chunks": True},
         )
         target[...] = array
-    return {path: content.to_bytes() for path, content in sorted(files.items())}
+    return {path: _compact(path, content.to_bytes()) for path, content in sorted(files.items())}
+
+
+def _compact(path: str, content: bytes) -> bytes:
+    """JSON without zarr's indents: half the bytes."""
+    return to_json(json.loads(content)) if path.endswith(GROUP) else content
 
 
 def _blosc(array: NDArray[Any], compressor: str, filter_: Filter) -> BloscCodec:

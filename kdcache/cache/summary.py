@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kdcache.cache.catalog import table_path
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.reader import Cache
+from kdcache.cache.tables import needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,7 @@ class TeacherSummary:
         forwards: item forwards that the dump did.
         forwards_per_item: 1.0 for a dump that ran the teacher once.
         bytes_on_disk: of its blocks.
+        bytes_shared: of its codec's tables and its head, once.
         bytes_per_row: of its blocks, everything included.
         signature: split -> signature.
     """
@@ -36,6 +39,7 @@ class TeacherSummary:
     forwards: int
     forwards_per_item: float
     bytes_on_disk: int
+    bytes_shared: int
     bytes_per_row: float
     signature: Mapping[str, str]
 
@@ -115,12 +119,15 @@ def describe_cache(cache: Cache) -> CacheSummary:
 def _describe_teacher(cache: Cache, name: str) -> TeacherSummary:
     records = cache.manifest.blocks[name].values()
     items, rows = sum(r.num_items for r in records), sum(r.num_rows for r in records)
-    held, forwards = cache.manifest.part_bytes(name), cache.manifest.forwards(name)
+    identity, forwards = cache.teachers[name], cache.manifest.forwards(name)
+    held = cache.manifest.part_bytes(name)
+    shared = sum(cache.manifest.files[table_path(name, file)].size for file in needs(identity))
     return TeacherSummary(
-        identity=cache.teachers[name],
+        identity=identity,
         forwards=forwards,
         forwards_per_item=forwards / items if items else 0.0,
         bytes_on_disk=held,
+        bytes_shared=shared,
         bytes_per_row=held / rows if rows else 0.0,
         signature={split: cache.signature(split, name) for split in cache.plan.splits},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.reader import Cache
 from kdcache.cache.summary import CacheSummary, TeacherSummary, describe_cache
 from kdcache.core.config import plain
@@ -43,15 +44,25 @@ def render(summary: CacheSummary) -> str:
 
 def _teacher(name: str, teacher: TeacherSummary) -> list[str]:
     identity = teacher.identity
-    kept = "dense" if identity.num_atoms == 0 else f"top {identity.top_k} with {identity.num_atoms} tail atoms"
+    shared = f" and {human_bytes(teacher.bytes_shared)} once" if teacher.bytes_shared else ""
     scores = "  ".join(f"{key} {value:.4f}" for key, value in identity.score.items())
     also = f", also called {', '.join(identity.aliases)}" if identity.aliases else ""
     lines = [
         f"  teacher {name}: {identity.source}@{identity.weight_digest}{also}, ran in {identity.dtype}",
-        f"    {kept}; {teacher.bytes_per_row:.1f} bytes a row, {human_bytes(teacher.bytes_on_disk)}; "
-        f"{teacher.forwards:,} forward passes, {teacher.forwards_per_item:g} an item",
+        f"    {_kept(identity)}; {teacher.bytes_per_row:.1f} bytes a row, {human_bytes(teacher.bytes_on_disk)}{shared}",
+        f"    {teacher.forwards:,} forward passes, {teacher.forwards_per_item:g} an item",
     ]
     return [*lines, f"    validation: {scores}"] if scores else lines
+
+
+def _kept(identity: TeacherIdentity) -> str:
+    coded = f"codec {identity.codec}, {identity.compressor}"
+    if identity.store == "hidden":
+        return f"hidden vectors of {identity.hidden_size}, {coded}"
+    if identity.codec == "dense":
+        return f"dense, {identity.compressor}"
+    mass = f" up to a mass of {identity.top_p:g}" if identity.top_p < 1 else ""
+    return f"top {identity.top_k}{mass} with {identity.num_atoms} tail atoms, {coded}"
 
 
 def human_bytes(count: int) -> str:

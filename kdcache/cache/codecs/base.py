@@ -122,10 +122,6 @@ class Kept:
     counts_R: NDArray[np.int64]
     width: int
 
-    def less(self, number: int) -> Kept:
-        """With fewer entries in every row, as gaps are one fewer than classes."""
-        return Kept((self.counts_R - number).clip(min=0), self.width - number)
-
     def runs(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]], NDArray[np.int64]]:
         """Runs (start, stop) of full rows, runs of rows that keep nothing, and the other rows.
 

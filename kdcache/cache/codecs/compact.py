@@ -1,12 +1,12 @@
 """Codec `compact` of store topk: ids by frequency, one byte a log-probability.
 
-    ids, ids_high              place of the class in `id_table`, K at least 2; the rest as in `sparse`
+    ids, ids_high              place of the class in `id_table`; the rest as in `sparse`
     first float16 [R]          log-probability of the most probable class
-    gaps uint8 [R, K - 1]      0 to 254; 255 where no entry is
+    gaps uint8 [R, K]          0 to 254, the first 0; 255 where no entry is
     gap_shift uint8 [R]        doublings of the row's step
     table id_table int32 [V]   classes by falling frequency: a permutation (`frequency.py`)
 
-    code_0 = 0;  code_j = code_{j-1} + gaps_{j-1}
+    code_j = gaps_0 + ... + gaps_j
     logprob_j = first - code_j * 2^-5 * 2^gap_shift            in float32
 
 The codes are rounded, not the gaps, so that errors do not add up: each log-probability but the first is within half a
@@ -69,12 +69,12 @@ class Compact:
         return {
             **sparse_specs(identity, width),
             "first": ("float16", ()),
-            "gaps": ("uint8", (width - 1,)),
+            "gaps": ("uint8", (width,)),
             "gap_shift": ("uint8", ()),
         }
 
     def filters(self, compressor: str) -> Mapping[str, Filter]:
-        """As `fast`; columns of bits for the gaps, which shrink with the rank."""
+        """Columns of bits for the gaps, which shrink with the rank; bits of ids for lz4, which codes no entropy."""
         filters = {**SPARSE_FILTERS, "gaps": BIT_COLUMNS}
         return {**filters, "ids": BITS} if compressor == "lz4" else filters
 
@@ -82,7 +82,7 @@ class Compact:
         """Arrays of rows; rows that do not fall are sorted first."""
         rows = _falling(rows)
         kept_R = np.diff(rows.entry_ptr)
-        width = max(int(kept_R.max(initial=2)), 2)
+        width = max(int(kept_R.max(initial=1)), 1)
         logprobs_RK = pad_entries(sign_set(rows.logprobs).astype(np.float64), kept_R, width)
         with np.errstate(over="ignore"):
             half_RK = logprobs_RK.astype(np.float16)
@@ -105,8 +105,10 @@ class Compact:
         check_numbers(arrays, identity, owned_R)
         if (not_finite(arrays["first"]) == owned_R).any():
             raise CacheDamaged("first has a hole, or values where no row is")
-        if not check_entries(arrays["gaps"], kept.less(1), largest=LARGEST_GAP, fill=NO_GAP):
+        if not check_entries(arrays["gaps"], kept, largest=LARGEST_GAP, fill=NO_GAP):
             raise CacheDamaged("gaps has a hole, or values where no row is")
+        if ((arrays["gaps"][:, 0] != 0) & owned_R).any():
+            raise CacheDamaged("gaps begins a row with another value than 0")
         if ((arrays["gap_shift"] > LARGEST_GAP_SHIFT) & owned_R).any():
             raise CacheDamaged(f"a gap shift over {LARGEST_GAP_SHIFT} is impossible")
         table = tables["id_table"]
@@ -127,9 +129,7 @@ class Compact:
         arrays = packed.arrays
         kept_R = arrays["num_kept"].astype(np.int64)
         mask_RK = np.arange(arrays["ids"].shape[1]) < kept_R[:, None]
-        gaps_RK = np.where(mask_RK[:, 1:], arrays["gaps"], 0)
-        codes_RK = np.zeros(mask_RK.shape, dtype=np.int32)
-        np.cumsum(gaps_RK, axis=1, dtype=np.int32, out=codes_RK[:, 1:])
+        codes_RK = np.cumsum(np.where(mask_RK, arrays["gaps"], 0), axis=1, dtype=np.int32)
         step_R = np.ldexp(np.float32(STEP), arrays["gap_shift"].astype(np.int32))
         logprobs_RK = arrays["first"].astype(np.float32)[:, None] - codes_RK * step_R[:, None]
         atoms, moments = decode_tail(arrays)
@@ -163,16 +163,16 @@ def _quantise(depth_RK: NDArray[np.float64], kept_R: NDArray[np.int64]) -> tuple
     """
     shift_R = np.zeros(len(kept_R), dtype=np.uint8)
     todo_R = np.arange(len(kept_R))
-    gaps_RK = np.zeros((len(kept_R), depth_RK.shape[1] - 1), dtype=np.int64)
+    gaps_RK = np.zeros(depth_RK.shape, dtype=np.int64)
     while len(todo_R):
         step_R = np.ldexp(STEP, shift_R[todo_R].astype(np.int32))
         codes_RK = np.nan_to_num(np.rint(depth_RK[todo_R] / step_R[:, None])).clip(min=0)
         codes_RK[:, 0] = 0
         # A rounded first may lie below the second: both then stand at code 0. Padding repeats the last code.
         codes_RK = np.maximum.accumulate(codes_RK, axis=1).astype(np.int64)
-        gaps_RK[todo_R] = np.diff(codes_RK, axis=1)
+        gaps_RK[todo_R] = np.diff(codes_RK, axis=1, prepend=0)
         todo_R = todo_R[gaps_RK[todo_R].max(axis=1, initial=0) > LARGEST_GAP]
         shift_R[todo_R] += 1
     gaps = gaps_RK.astype(np.uint8)
-    gaps[np.arange(1, depth_RK.shape[1]) >= kept_R[:, None]] = fill_value(gaps.dtype)
+    gaps[np.arange(depth_RK.shape[1]) >= kept_R[:, None]] = fill_value(gaps.dtype)
     return gaps, shift_R

@@ -4,6 +4,8 @@
     ids uint16 [R, K], low 16 bits     ids_high uint8 (V up to 2^24) or uint16 [R, K], only where V exceeds 65,536
     atoms uint16 [R, N, 2]             atom_shift uint8 [R]             moments float32 [R, 2]
 
+`lse` and `moments` are float32 with short mantissas: they are no more exact than what they are added to needs.
+
 V is the teacher's largest number of classes, so that the blocks of a teacher have the same arrays.
 
 Shape suffixes: R rows  E entries  K kept (padded)  N atoms.
@@ -38,6 +40,8 @@ LOW_BITS = 16
 MOMENT_BITS = 10
 """Mantissa bits of a tail moment that are kept, as many as float16 has: the mean is within 0.008 nats, where the loss
 that reads it leaves out a spread of some nats."""
+LSE_BITS = 13
+"""Mantissa bits of lse that are kept: within 0.001 nats up to 32, a quarter of what float16 log-probabilities are."""
 SPARSE_FILTERS: Mapping[str, Filter] = {"atoms": BIT_COLUMNS, "moments": BITS, "lse": BITS, "gold": BITS}
 
 
@@ -79,6 +83,7 @@ def encode_sparse(
         "num_kept": kept_R.astype(np.int32),
         **common_arrays(rows),
         "ids": pad_entries((ids_E & 0xFFFF).astype(np.uint16), kept_R, width),
+        "lse": round_mantissa(rows.lse.astype(np.float32), bits=LSE_BITS),
         "moments": round_mantissa(rows.moments.astype(np.float32), bits=MOMENT_BITS),
     }
     if high := _high_type(identity.num_classes):
