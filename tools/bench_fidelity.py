@@ -28,8 +28,9 @@ from torch import Tensor
 from kdcache.cache.codec import pack
 from kdcache.cache.plan import chunk_rows_for
 from kdcache.cache.ragged import concatenate
+from kdcache.cache.records import record_to_json
 from kdcache.core.configuration import Configuration
-from kdcache.core.types import Rows, SparseRows
+from kdcache.core.types import SparseRows
 from kdcache.losses import divergence, packed
 from kdcache.losses.objective import Objective
 from kdcache.losses.rule import Tail, judge
@@ -39,7 +40,7 @@ from kdcache.teacher.roundtrip import Tables, Variant, through
 from kdcache.teacher.settings import parse_grid
 from kdcache.teacher.stores import shared_tables, sparse_rows
 from tools import lm_rows
-from tools.bench_decode import block_files, stored_bytes
+from tools.bench_decode import BLOCK_ROWS, encode_block
 from tools.fidelity_bars import Bar, bars
 from tools.fidelity_plot import draw
 from tools.lm_rows import LmRows
@@ -217,10 +218,12 @@ def curve(rows: LmRows, tables: Mapping[str, Tables], blocks: Mapping[int, Spars
     ]
 
 
-def bytes_per_row(block: Rows, variant: Variant, tables: Mapping[str, Tables], chunk_rows: int) -> float:
-    """Bytes of a row in a block on disk, with all that the block adds."""
-    files, record = block_files(block, variant.identity, tables.get(variant.codec, {}), chunk_rows=chunk_rows)
-    return stored_bytes(files, record) / block.num_rows
+def bytes_per_row(block: SparseRows, variant: Variant, tables: Mapping[str, Tables], chunk_rows: int) -> float:
+    """Bytes of a row on disk; metadata and commit record count over a block of `BLOCK_ROWS`."""
+    files, record = encode_block(block, variant.identity, tables.get(variant.codec, {}), chunk_rows=chunk_rows)
+    data = sum(len(content) for name, content in files.items() if not name.endswith(".json"))
+    fixed = sum(map(len, files.values())) - data + len(record_to_json(record))
+    return data / block.num_rows + fixed / BLOCK_ROWS
 
 
 def _sparse(rows: LmRows, k: int, codec: str) -> Variant:
