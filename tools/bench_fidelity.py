@@ -170,7 +170,7 @@ def sparse_blocks(rows: LmRows, tables: Mapping[str, Tables]) -> tuple[dict[int,
         outputs = rows.outputs(part)  # a chunk is an item: its tokens are one sequence's
         mass = true_mass(outputs.logits_RV)
         for k in SIZES:
-            found = sparse_rows(outputs, top_k=k, top_p=1.0)
+            found = sparse_rows(outputs, top_k=k, top_p=1.0, dense=False)
             parts[k].append(found)
             if k in worst:
                 variant = Variant(store="topk", codec="fast", top_k=k, num_classes=rows.num_classes)

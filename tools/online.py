@@ -95,7 +95,7 @@ def write_cache(root: Path, teacher: Any, items: Sequence[Item], stores: Sequenc
         for kept in stores:
             if number == 0:
                 _add(writer, kept, spec, items, outputs)
-            rows = hidden_rows(outputs) if kept.store == "hidden" else sparse_rows(outputs, top_k=kept.top_k, top_p=1.0)
+            rows = hidden_rows(outputs) if kept.store == "hidden" else sparse_rows(outputs, top_k=kept.top_k, top_p=1.0, dense=kept.codec == "dense")
             writer.write_rows(kept.name, block, rows)
     writer.seal()
     return Cache.open(root)

@@ -40,7 +40,7 @@ def head_losses(hidden_RD: Tensor, head: Head, work: Work) -> RowLosses:
     tensors = (hidden_RD, head.weight_VD, head.bias_V)
     if not torch.is_grad_enabled():  # the function would compute gradients that nobody asks for
         tensors = (hidden_RD.detach(), head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach())
-    total, hard, soft, floor = _HeadLosses.apply(*tensors, head, work)
+    total, hard, soft, floor = _HeadLosses.apply(*tensors, head, work)  # type: ignore[no-untyped-call]
     return RowLosses(total=total, hard=hard, soft=soft, floor=floor)
 
 
@@ -76,7 +76,7 @@ class _HeadLosses(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, factor: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
         if ctx.sums is None:
             raise TrainingError("the loss was differentiated twice; compute it again instead of keeping its graph")

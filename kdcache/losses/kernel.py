@@ -8,7 +8,7 @@ R rows  V classes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -137,7 +137,7 @@ class Work:
             return none_B if values.hard is None else values.hard, values.soft, values.floor
         beside = block.beside("hard", hard_B=None, soft_B=block.soft_B)
         hard_B = write_hard(beside, block.hard_B)
-        values = self.soft.write(block)
+        values = self.soft.write(replace(block, hard_B=None))
         block.gradient_BV.add_(beside.gradient_BV)
         return hard_B, values.soft, values.floor
 
@@ -171,8 +171,7 @@ def plan(
             f"{num_rows} student rows meet {len(classes_R)} teacher rows and {len(labels_R)} labels; "
             f"take the student's logits at the rows of the batch"
         )
-    labelled_R = labels_R != IGNORE
-    wrong_R = labelled_R & ((labels_R < 0) | (labels_R >= classes_R))
+    wrong_R = (labels_R != IGNORE) & ((labels_R < 0) | (labels_R >= classes_R))
     facts = _facts(classes_R, wrong_R, _dead(hard_R, soft_R), _has_tail(targets)) if num_rows else _Facts(width=width)
     if width < facts.width:
         raise IncompatibleTargets(
@@ -184,14 +183,11 @@ def plan(
             f"label {int(labels_R[row])} of row {row} is outside its {int(classes_R[row])} classes; "
             f"check the labels, or mark rows without one by {IGNORE}"
         )
-    soft = None
-    if targets is not None and num_rows:
-        soft = prepare(targets, distance, soft_R.dtype, has_tail=facts.has_tail)
     return Work(
-        labels_R=torch.where(labelled_R & ~wrong_R, labels_R, 0),
+        labels_R=torch.where((labels_R == IGNORE) | wrong_R, 0, labels_R),
         hard_R=hard_R,
         soft_R=soft_R,
-        soft=soft,
+        soft=prepare(targets, distance, soft_R.dtype, has_tail=facts.has_tail) if targets and num_rows else None,
         classes_R=classes_R if facts.ragged else None,
         width=facts.width,
         masked=facts.masked,
@@ -242,44 +238,64 @@ def row_losses(logits_RV: Tensor, work: Work, *, in_place: bool = False) -> RowL
     """
     if not (torch.is_grad_enabled() and logits_RV.requires_grad):
         return work.run(logits_RV.detach(), None)
+    held = _Held()
     in_place = in_place and not logits_RV._is_view()
-    total, hard, soft, floor, *_ = _RowLosses.apply(logits_RV, work, in_place)
+    total, hard, soft, floor, *_ = _RowLosses.apply(logits_RV, work, in_place, held)  # type: ignore[no-untyped-call]
+    held.version = held.gradient_RV._version
     return RowLosses(total=total, hard=hard, soft=soft, floor=floor)
+
+
+class _Held:
+    """The gradient between the two passes, and its version: whoever writes to it is found out."""
+
+    gradient_RV: Tensor
+    version: int
+    taken: bool = False
+
+    def take(self) -> Tensor:
+        """The gradient, once: autograd may go on to add to it.
+
+        Raises:
+            TrainingError: it was taken before, or written to.
+        """
+        if self.taken:
+            raise TrainingError("the loss was differentiated twice; compute it again instead of keeping its graph")
+        if self.gradient_RV._version != self.version:
+            raise TrainingError("the logits were written to after the loss had overwritten them; set in_place to False")
+        gradient_RV, self.taken = self.gradient_RV, True
+        del self.gradient_RV
+        return gradient_RV
 
 
 class _RowLosses(torch.autograd.Function):
     """The gradient is there after the forward pass; the backward pass hands it out, once."""
 
     @staticmethod
-    def forward(ctx: Any, logits_RV: Tensor, work: Work, in_place: bool) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, logits_RV: Tensor, work: Work, in_place: bool, held: _Held) -> tuple[Tensor, ...]:
         values_RV = logits_RV.detach()
-        ctx.gradient = values_RV if in_place else torch.empty_like(values_RV, memory_format=torch.contiguous_format)
-        losses = work.run(values_RV, ctx.gradient)
+        held.gradient_RV = values_RV if in_place else torch.empty_like(values_RV, memory_format=torch.contiguous_format)
+        losses = work.run(values_RV, held.gradient_RV)
         outputs: tuple[Tensor, ...] = (losses.total, losses.hard, losses.soft, losses.floor)
         if in_place:
             ctx.mark_dirty(logits_RV)
             outputs = (*outputs, logits_RV)
         ctx.mark_non_differentiable(*outputs[1:4])
         ctx.set_materialize_grads(False)
-        ctx.version = ctx.gradient._version
+        ctx.held = held
         return outputs
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, total_R: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, total_R: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         if any(other is not None for other in others):
             raise TrainingError("the logits were used after the loss had overwritten them; set in_place to False")
-        if ctx.gradient is None:
-            raise TrainingError("the loss was differentiated twice; compute it again instead of keeping its graph")
-        gradient_RV, ctx.gradient = ctx.gradient, None
-        if gradient_RV._version != ctx.version:
-            raise TrainingError("the logits were written to after the loss had overwritten them; set in_place to False")
         if total_R is None:
-            return None, None, None
+            return None, None, None, None
+        gradient_RV = ctx.held.take()
         # On a CPU a look at R factors saves a pass over [R, V]; elsewhere it would wait for the device.
         if total_R.device.type != "cpu" or bool((total_R != 1).any()):
             gradient_RV.mul_(total_R[:, None])
-        return gradient_RV, None, None
+        return gradient_RV, None, None, None
 
 
 def _times(weight_B: Tensor, loss_B: Tensor) -> Tensor:

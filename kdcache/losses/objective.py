@@ -191,11 +191,11 @@ class _Counts:
         return cls(
             weights_R=weights_R,
             labelled_R=labelled_R,
-            num_rows=weights_R.sum().clamp(min=1) if num_rows is None else max(1, num_rows),
-            num_labels=labelled_R.sum().clamp(min=1) if num_labels is None else max(1, num_labels),
+            num_rows=weights_R.sum(dtype=torch.float64).clamp(min=1) if num_rows is None else max(1, num_rows),
+            num_labels=labelled_R.sum(dtype=torch.float64).clamp(min=1) if num_labels is None else max(1, num_labels),
         )
 
 
 def _mean(values_R: Tensor, weights_R: Tensor, count: int | Tensor) -> Tensor:
     """Weighted mean; a weight of 0 hides also a value that is not finite."""
-    return torch.where(weights_R == 0, 0.0, values_R * weights_R).sum() / count
+    return (torch.where(weights_R == 0, 0.0, values_R * weights_R).sum() / count).to(values_R.dtype)

@@ -196,10 +196,9 @@ def _ids(sent: Mapping[str, Tensor], kept_RK: Tensor) -> Tensor:
 
 def _falling(sent: Mapping[str, Tensor], kept_RK: Tensor) -> Tensor:
     """Log-probabilities of codec compact: first - code * step, float32; every product is exact."""
-    gaps_RK = sent["gaps"].masked_fill(~kept_RK[:, 1:], 0)
-    codes_RK = torch.nn.functional.pad(gaps_RK.cumsum(dim=1, dtype=torch.int32), (1, 0))
-    shift_R = sent["gap_shift"].int()
-    step_R = torch.ldexp(torch.full(shift_R.shape, GAP_STEP, device=gaps_RK.device), shift_R)
+    gaps_RK = sent["gaps"].masked_fill(~kept_RK, 0)  # the first of a row is 0
+    codes_RK = gaps_RK.cumsum(dim=1, dtype=torch.int32)
+    step_R = GAP_STEP * _doublings(sent["gap_shift"]).float()
     return sent["first"].float()[:, None] - codes_RK * step_R[:, None]
 
 
@@ -207,13 +206,17 @@ def _atoms(codes_RN2: Tensor, shift_R: Tensor, size_R: Tensor) -> Tensor:
     """(position, log weight) of the tail curve, float32; the weights of a row add up to V - k."""
     codes = _unsigned(codes_RN2).double()
     used_RN = codes[..., 1] != UNUSED
-    # As wide as the shifts: with a 0-dimensional float64, ldexp warns that it resizes its output.
-    step_R = torch.ldexp(codes.new_full(shift_R.shape, POSITION_STEP), shift_R.int())
+    step_R = POSITION_STEP * _doublings(shift_R).double()
     position_RN = torch.where(used_RN, -codes[..., 0] * step_R[:, None], 0.0)
     weight_RN = torch.where(used_RN, (codes[..., 1] * -WEIGHT_STEP).exp(), 0.0)
     share_RN = weight_RN / weight_RN.sum(dim=1, keepdim=True)
     log_weight_RN = torch.where(used_RN, share_RN.log() + size_R.double().log()[:, None], -torch.inf)
     return torch.stack([position_RN, log_weight_RN], dim=2).float()
+
+
+def _doublings(shift_R: Tensor) -> Tensor:
+    """2^shift, int64 [R]."""
+    return torch.ones_like(shift_R, dtype=torch.int64) << shift_R.long()
 
 
 def _hidden(codec: str, sent: Mapping[str, Tensor], shared: Shared) -> Tensor:

@@ -179,13 +179,13 @@ def fit(
 
 
 def _train_step(engine: Engine, step: TrainStep, objective: Objective, rows: RowReader, rate: float) -> torch.Tensor:
-    """Run one step; this rank's share of (total, hard, soft), not yet summed over ranks."""
+    """Run one step; this rank's share of (total, hard, soft, kl), not yet summed over ranks."""
     if not (objective.alpha > 0 and step.num_rows) and not (objective.alpha < 1 and step.num_labels):
         raise TrainingError(
             f"step {step.index} of epoch {step.epoch} has no row to learn from: {step.num_labels} labels, "
             f"{step.num_rows} teacher rows; raise batch_size, or check the labels (kdcache inspect)"
         )
-    share = torch.zeros(3, device=engine.world.device)
+    share = torch.zeros(4, device=engine.world.device)
     for batch in step.batches:
         sent = batch.to(engine.world.device)
         logits_RV = rows.rows(engine.forward(sent.inputs), sent.positions_R2)
@@ -196,10 +196,11 @@ def _train_step(engine: Engine, step: TrainStep, objective: Objective, rows: Row
             weights_R=sent.weights_R,
             num_rows=step.num_rows,
             num_labels=step.num_labels,
+            in_place=True,
         )
         engine.backward(losses.total)
         engine.step(rate)
-        share += torch.stack([losses.total, losses.hard, losses.soft]).detach()
+        share += torch.stack([losses.total, losses.hard, losses.soft, losses.kl]).detach()
     return share
 
 
@@ -209,12 +210,12 @@ def _flush(
     """Sum the pending losses over ranks in one message, check them, write them."""
     values = engine.sum_over_ranks(torch.stack([share for _, _, share in pending])).tolist()
     first = done - len(pending) + 1
-    for number, ((step, rate, _), (loss, hard, soft)) in enumerate(zip(pending, values, strict=True), start=first):
+    for number, ((step, rate, _), (loss, hard, soft, kl)) in enumerate(zip(pending, values, strict=True), start=first):
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {number} of {total} (epoch {step.epoch}, learning rate {rate:.2e}); "
                 f"lower learning_rate, set max_grad_norm, or use precision: float32"
             )
-        log.write("step", step=number, epoch=step.epoch, loss=loss, hard=hard, soft=soft, learning_rate=rate)
+        log.write("step", step=number, epoch=step.epoch, loss=loss, hard=hard, soft=soft, kl=kl, learning_rate=rate)
     log.progress(done, total, loss=values[-1][0])
     pending.clear()
