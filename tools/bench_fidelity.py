@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache.codec import pack
-from kdcache.cache.plan import chunk_rows_for
-from kdcache.cache.ragged import concatenate
+from kdcache.cache.ragged import concatenate, take
 from kdcache.cache.records import record_to_json
 from kdcache.core.configuration import Configuration
 from kdcache.core.types import SparseRows
@@ -35,10 +34,10 @@ from kdcache.losses import divergence, packed
 from kdcache.losses.objective import Objective
 from kdcache.losses.rule import Tail, judge
 from kdcache.losses.targets import Targets
-from kdcache.teacher.fidelity import dense_targets, gradient, kl
+from kdcache.teacher.fidelity import gradient, kl
 from kdcache.teacher.roundtrip import Tables, Variant, through
 from kdcache.teacher.settings import parse_grid
-from kdcache.teacher.stores import shared_tables, sparse_rows
+from kdcache.teacher.stores import first_rows, shared_tables, sparse_rows
 from tools import lm_rows
 from tools.bench_decode import BLOCK_ROWS, encode_block
 from tools.fidelity_bars import Bar, bars
@@ -51,11 +50,12 @@ SIZES = (8, 12, 16, 17, 20, 24, 32, 40, 43, 48, 64, 96, 128, 192, 256)
 TAIL_SIZES = (16, 64, 256)
 TAUS = tuple(0.5 * 2 ** (i / 3) for i in range(25))
 """0.5 to 128."""
-MEAN_ROWS = 1024
-"""Rows of the first batch, over which int8 takes the mean vector."""
+FIRST_ROWS = 1024
+"""Rows of the first batch: the mean vector of int8 and the frequencies of compact are also theirs."""
+CHUNK_ROWS = (512, 128)
+"""Of the cache, for bytes: as for sequences of 1,024 tokens (the bars), and of 256."""
 CHUNK = 80
 ALL_CHUNK = 256
-Expand = Callable[[slice], Targets]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +69,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One k and codec of store topk."""
+    """One k and codec of store topk; bytes for each of `CHUNK_ROWS`."""
 
     top_k: int
     codec: str
     compressor: str
     bytes_per_row: float
+    bytes_short: float
     errors: dict[str, float]
 
 
@@ -94,9 +95,11 @@ def table_lines(rows: LmRows) -> list[Line]:
 
 def tables_of(rows: LmRows) -> dict[str, Tables]:
     """Codec -> what its rows share, as a dump makes it."""
-    first_RD = rows.teacher_RD[:MEAN_ROWS]
+    first = rows.outputs(np.arange(FIRST_ROWS))
     return {
-        codec: shared_tables(codec, items=rows.items, num_classes=rows.num_classes, hidden_RD=first_RD)
+        codec: shared_tables(
+            codec, items=rows.items, num_classes=rows.num_classes, first=first_rows(codec, first, top_k=64)
+        )
         for codec in ("compact", "int8")
     }
 
@@ -112,9 +115,8 @@ class Gradients:
         grid = dict(zip(columns, parse_grid(columns), strict=True))
         sums: dict[tuple[str, str], list[float]] = {}
         for student_CV, teacher_CV, expand in self._chunks([*lines]):
-            dense = dense_targets(teacher_CV, torch.full((len(teacher_CV),), self._rows.num_classes))
             for column, configuration in grid.items():
-                wanted_CV = gradient(Objective.of(configuration), student_CV.double(), dense)
+                wanted_CV = dense_gradient(configuration, student_CV, teacher_CV)
                 found = {label: _gradient(configuration, student_CV, *given) for label, given in expand.items()}
                 if configuration.loss == "ce" and any(line.variant.top_k == 64 for line in lines):
                     found["top-64, renormalised"] = renormalised(configuration, student_CV, teacher_CV, top_k=64)
@@ -151,6 +153,15 @@ def _gradient(configuration: Configuration, student_RV: Tensor, targets: Targets
         configuration, top_k=variant.top_k, num_classes=variant.num_classes, store=variant.store, codec=variant.codec
     )
     return gradient(Objective.of(configuration, tail=line.tail or verdict.tail), student_RV, targets)
+
+
+def dense_gradient(configuration: Configuration, student_RV: Tensor, teacher_RV: Tensor) -> Tensor:
+    """Of the loss over all classes, written out, in float64."""
+    tau_t, tau_s = configuration.tau_t, configuration.student_temperature
+    s_RV, t_RV = student_RV.double() / tau_s, teacher_RV.double() / tau_t
+    if configuration.loss == "mse":
+        return (s_RV - t_RV) * (2 / (s_RV.shape[1] * tau_s))
+    return (torch.softmax(s_RV, dim=1) - torch.softmax(t_RV, dim=1)) / tau_s
 
 
 def renormalised(configuration: Configuration, student_RV: Tensor, teacher_RV: Tensor, *, top_k: int) -> Tensor:
@@ -204,18 +215,23 @@ def curve(rows: LmRows, tables: Mapping[str, Tables], blocks: Mapping[int, Spars
         for codec in ("fast", "compact")
     }
     errors = Gradients(rows, tables, layers).errors(list(lines.values()), CURVE_COLUMNS)
-    chunk_rows = chunk_rows_for(rows.items)
-    return [
-        Point(
-            top_k=k,
-            codec=codec,
-            compressor=compressor,
-            errors=errors[line.label],
-            bytes_per_row=bytes_per_row(blocks[k], replace(line.variant, compressor=compressor), tables, chunk_rows),
-        )
-        for (k, codec), line in lines.items()
-        for compressor in ("lz4", "zstd")
-    ]
+    rest = {k: take(block, np.arange(FIRST_ROWS // ALL_CHUNK, block.num_items)) for k, block in blocks.items()}
+    points = []
+    for (k, codec), line in lines.items():
+        for compressor in ("lz4", "zstd"):
+            variant = replace(line.variant, compressor=compressor)
+            size, short = (bytes_per_row(rest[k], variant, tables, chunk_rows) for chunk_rows in CHUNK_ROWS)
+            points.append(
+                Point(
+                    top_k=k,
+                    codec=codec,
+                    compressor=compressor,
+                    bytes_per_row=size,
+                    bytes_short=short,
+                    errors=errors[line.label],
+                )
+            )
+    return points
 
 
 def bytes_per_row(block: SparseRows, variant: Variant, tables: Mapping[str, Tables], chunk_rows: int) -> float:

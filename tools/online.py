@@ -8,6 +8,7 @@ R rows  V classes
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -25,10 +26,10 @@ from kdcache.cache.plan import chunk_rows_for, make_plan
 from kdcache.cache.reader import Cache
 from kdcache.cache.writer import CacheWriter
 from kdcache.core.configuration import Configuration
-from kdcache.core.types import Item
+from kdcache.core.types import Item, Rows
 from kdcache.losses.objective import Objective
 from kdcache.losses.rule import judge
-from kdcache.teacher.stores import Outputs, hidden_rows, shared_tables, sparse_rows
+from kdcache.teacher.stores import Outputs, first_rows, hidden_rows, shared_tables, sparse_rows
 from kdcache.training import heads
 from kdcache.training.batch import Batch, CachedSteps, MemorySteps, TrainStep, collate
 
@@ -95,10 +96,20 @@ def write_cache(root: Path, teacher: Any, items: Sequence[Item], stores: Sequenc
         for kept in stores:
             if number == 0:
                 _add(writer, kept, spec, items, outputs)
-            rows = hidden_rows(outputs) if kept.store == "hidden" else sparse_rows(outputs, top_k=kept.top_k, top_p=1.0, dense=kept.codec == "dense")
+            rows = (
+                hidden_rows(outputs)
+                if kept.store == "hidden"
+                else sparse_rows(outputs, top_k=kept.top_k, top_p=1.0, dense=kept.codec == "dense")
+            )
             writer.write_rows(kept.name, block, rows)
     writer.seal()
     return Cache.open(root)
+
+
+def _rows(kept: Kept, outputs: Outputs) -> Rows:
+    if kept.store == "hidden":
+        return hidden_rows(outputs)
+    return sparse_rows(outputs, top_k=kept.top_k, top_p=1.0, dense=kept.codec == "dense")
 
 
 def _outputs(teacher: Any, spec: heads.HeadSpec, items: Sequence[Item]) -> Outputs:
@@ -131,8 +142,8 @@ def _add(writer: CacheWriter, kept: Kept, spec: heads.HeadSpec, items: Sequence[
         hidden_size=spec.hidden_size if hidden else 0,
         num_atoms=5 if kept.codec in ("fast", "compact") else 0,
     )
-    first_RD = None if outputs.hidden_RD is None else outputs.hidden_RD.numpy()
-    shared = shared_tables(kept.codec, items=items, num_classes=identity.num_classes, hidden_RD=first_RD)
+    first = first_rows(kept.codec, outputs, top_k=kept.top_k)
+    shared = shared_tables(kept.codec, items=items, num_classes=identity.num_classes, first=first)
     writer.add_teacher(identity, shared=shared, head=dict(heads.to_arrays(spec.head)) if hidden else {})
 
 
@@ -167,7 +178,9 @@ def train_online(
     return _train(student, steps.epoch, loss, schedule)
 
 
-def train_cached(configuration: Configuration, student: Any, cache: Cache, name: str, schedule: Schedule) -> list[float]:
+def train_cached(
+    configuration: Configuration, student: Any, cache: Cache, name: str, schedule: Schedule
+) -> list[float]:
     """Loss of each step from a teacher's rows on disk."""
     loader = Loader(
         cache,
@@ -179,9 +192,7 @@ def train_cached(configuration: Configuration, student: Any, cache: Cache, name:
     )
     steps = CachedSteps(loader=loader, teachers=(name,), pad_token_id=0)
     kept = cache.teacher(name)
-    verdict = judge(
-        configuration, top_k=kept.top_k, num_classes=kept.num_classes, store=kept.store, codec=kept.codec
-    )
+    verdict = judge(configuration, top_k=kept.top_k, num_classes=kept.num_classes, store=kept.store, codec=kept.codec)
     objective = Objective.of(configuration, tail=verdict.tail)
 
     def loss(model: Any, batch: Batch, step: TrainStep) -> Tensor:
@@ -202,8 +213,8 @@ def _train(
     model = deepcopy(student).train(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate)
     losses: list[float] = []
-    while len(losses) < schedule.steps:
-        for step in epoch(len(losses)):
+    for number in itertools.count():
+        for step in epoch(number):
             total = 0.0
             for batch in step.batches:
                 part = loss(model, batch, step)
@@ -213,7 +224,7 @@ def _train(
             optimizer.zero_grad()
             losses.append(total)
             if len(losses) == schedule.steps:
-                break
+                return losses
     return losses
 
 

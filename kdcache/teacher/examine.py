@@ -18,7 +18,7 @@ from kdcache.teacher.fidelity import Sample, StoreResult, agreement, kl, measure
 from kdcache.teacher.opening import Opening, open_study, try_head
 from kdcache.teacher.roundtrip import Tables, Variant, variants
 from kdcache.teacher.settings import DumpConfig, FidelityConfig, parse_grid
-from kdcache.teacher.stores import Outputs, Runner, shared_tables
+from kdcache.teacher.stores import Outputs, Runner, first_rows, shared_tables
 from kdcache.training import evaluate, models
 from kdcache.training.run import RunFile
 
@@ -140,10 +140,15 @@ def _stores(
 
 def _tables(compared: Sequence[Variant], opening: Opening, first: Outputs) -> dict[str, Tables]:
     """Codec -> what its rows share, as a dump that begins with this batch would make it."""
-    hidden_RD = None if first.hidden_RD is None else first.hidden_RD.cpu().numpy()
+    top_k = {variant.codec: variant.top_k for variant in compared}
     return {
-        codec: shared_tables(codec, items=opening.job.items, num_classes=opening.num_classes, hidden_RD=hidden_RD)
-        for codec in {variant.codec for variant in compared}
+        codec: shared_tables(
+            codec,
+            items=opening.job.items,
+            num_classes=opening.num_classes,
+            first=first_rows(codec, first, top_k=k),
+        )
+        for codec, k in top_k.items()
     }
 
 

@@ -86,11 +86,12 @@ class Pass:
     def _add_teacher(self) -> list[Block]:
         """Say whose rows follow, and what they share; this process's blocks.
 
-        The size of the head and the mean of int8 come from the first batch of the plan, whoever runs it. Its outputs
-        are kept, so that no item runs twice. Where the cache has them already, no model is needed.
+        The size of the head, the mean of int8 and the frequencies of compact come from the first batch of the plan,
+        whoever runs it. Its outputs are kept, so that no item runs twice. Where the cache has them already, no model is
+        needed.
         """
         config = self._job.config
-        if config.store == "topk":
+        if config.store == "topk" and config.kept(self._teacher.identity.num_classes)[0] != "compact":
             self._writer.add_teacher(self._teacher.stored(config), shared=self._tables(None))
             return self._writer.pending(self._name)[self._share]
         there = self._published()
@@ -112,17 +113,17 @@ class Pass:
             self._job.config.kept(num_classes)[0],
             items=self._job.items,
             num_classes=num_classes,
-            hidden_RD=first.hidden if isinstance(first, HiddenRows) else None,
+            first=first,
         )
 
     def _published(self) -> TeacherIdentity | None:
-        """The identity of store hidden that the cache has under this name, if what its rows share is there too."""
+        """The identity of this store that the cache has under this name, if what its rows share is there too."""
         root = self._writer.root
         if self._name not in teacher_names(root):
             return None
         there = read_teacher(root, self._name)
         complete = all((root / table_path(self._name, file)).exists() for file in needs(there))
-        return there if complete and there.store == "hidden" else None
+        return there if complete and there.store == self._job.config.store else None
 
     def _loaded(self) -> Runner:
         if self._runner is None:

@@ -20,7 +20,7 @@ from kdcache.teacher.estimate import Estimate
 from kdcache.teacher.opening import Opening, open_study, try_head
 from kdcache.teacher.roundtrip import Variant, configured, stored_bytes, through
 from kdcache.teacher.settings import CODECS
-from kdcache.teacher.stores import Outputs, Runner, shared_tables
+from kdcache.teacher.stores import Outputs, Runner, first_rows, shared_tables
 from kdcache.teacher.terminal import draw
 from kdcache.training import checkpoint
 from kdcache.training.run import RunFile
@@ -168,12 +168,11 @@ def _try(opening: Opening) -> _Trial:
 
 
 def _measured(variant: Variant, outputs: Sequence[Outputs], opening: Opening, runner: Runner) -> float:
-    first = outputs[0].hidden_RD
     tables = shared_tables(
         variant.codec,
         items=opening.job.items,
         num_classes=opening.num_classes,
-        hidden_RD=None if first is None else first.cpu().numpy(),
+        first=first_rows(variant.codec, outputs[0], top_k=variant.top_k),
     )
     packed = [through(o, variant, tables) for o in outputs]
     return stored_bytes(packed, compressor=variant.compressor, chunk_rows=opening.chunk_rows)
