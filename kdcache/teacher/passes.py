@@ -117,13 +117,15 @@ class Pass:
         )
 
     def _published(self) -> TeacherIdentity | None:
-        """The identity of this store that the cache has under this name, if what its rows share is there too."""
+        """The identity of this codec that the cache has under this name, if what its rows share is there too."""
         root = self._writer.root
         if self._name not in teacher_names(root):
             return None
         there = read_teacher(root, self._name)
         complete = all((root / table_path(self._name, file)).exists() for file in needs(there))
-        return there if complete and there.store == self._job.config.store else None
+        config = self._job.config
+        same = (there.store, there.codec) == (config.store, config.kept(self._teacher.identity.num_classes)[0])
+        return there if complete and same else None
 
     def _loaded(self) -> Runner:
         if self._runner is None:
