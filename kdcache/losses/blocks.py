@@ -53,17 +53,25 @@ class Block:
     soft_B: Tensor
     scratch: Scratch = field(repr=False)
 
-    def softmax(self, tau: float) -> tuple[Tensor, Tensor]:
-        """Write softmax(s / tau) to the gradient's place; its log-sum-exp [B] and the tempered logits [B, V]."""
-        source_BV = self.logits_BV
+    def softmax(self, tau: float, likely_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Write softmax(s / tau) to the gradient's place; its log-sum-exp [B] and the tempered logits [B, V].
+
+        Args:
+            tau: student temperature.
+            likely_BK: some classes of each row. The log-sum-exp is logit minus log-probability of the best of them,
+                exact wherever its probability is a normal number; that saves two passes over the block.
+        """
+        source_BV, count = self.logits_BV, len(self.labels_B)
         if self.valid_BV is not None:
-            source_BV = self.scratch.get("tempered", len(self.labels_B))
-            torch.mul(self.logits_BV, 1 / tau, out=source_BV).masked_fill_(~self.valid_BV, -torch.inf)
-        elif tau != 1 or self.gradient_BV.data_ptr() == self.logits_BV.data_ptr():
-            source_BV = torch.mul(self.logits_BV, 1 / tau, out=self.scratch.get("tempered", len(self.labels_B)))
+            source_BV = torch.mul(source_BV, 1 / tau, out=self.scratch.get("tempered", count))
+            source_BV.masked_fill_(~self.valid_BV, -torch.inf)
+        elif tau != 1 or self.gradient_BV.data_ptr() == source_BV.data_ptr():
+            source_BV = torch.mul(source_BV, 1 / tau, out=self.scratch.get("tempered", count))
         torch.softmax(source_BV, dim=1, out=self.gradient_BV)
-        # The largest probability is at least 1/V, so its logarithm is exact; a second pass over exponentials is not.
-        return source_BV.amax(dim=1) - self.gradient_BV.amax(dim=1).log(), source_BV
+        best_B = self.gradient_BV.gather(1, likely_BK).amax(dim=1)
+        if bool((best_B < torch.finfo(best_B.dtype).tiny * 1e13).any()):
+            return source_BV.amax(dim=1) - self.gradient_BV.amax(dim=1).log(), source_BV
+        return source_BV.gather(1, likely_BK).amax(dim=1) - best_B.log(), source_BV
 
     def gold(self) -> Tensor:
         """Logits of the gold classes, [B]."""
@@ -100,7 +108,7 @@ class Soft(Protocol):
 def write_hard(block: Block, weight_B: Tensor) -> Tensor:
     """L1 = - log softmax(s)_y, [B]; writes `weight_B` dL1/ds."""
     gold_B = block.gold()
-    lse_B, _ = block.softmax(1.0)
+    lse_B, _ = block.softmax(1.0, block.labels_B[:, None])
     block.gradient_BV.mul_(weight_B[:, None])
     block.gradient_BV.scatter_add_(1, block.labels_B[:, None], -weight_B[:, None])
     return lse_B - gold_B

@@ -151,15 +151,14 @@ def plan(
     hard_R: Tensor | None,
     soft_R: Tensor,
 ) -> Work:
-    """Check what is to be computed; one wait for the device.
+    """Check what is to be computed, in one wait for the device.
 
     Args:
         logits_shape: rows and classes of the student.
         targets: the teacher's rows; null where L2 has no part.
         labels_R: int64, gold classes or `IGNORE`.
         distance: of the student from the teacher.
-        hard_R: factor of each row's L1, in the dtype that is computed in; 0 without a label. Null for no L1.
-        soft_R: factor of each row's L2.
+        hard_R, soft_R: factors of each row's L1 (0 without a label; null for no L1) and L2, in the dtype of the work.
 
     Raises:
         IncompatibleTargets: rows or classes of student, teacher and labels that do not fit each other.
@@ -172,7 +171,8 @@ def plan(
             f"take the student's logits at the rows of the batch"
         )
     wrong_R = (labels_R != IGNORE) & ((labels_R < 0) | (labels_R >= classes_R))
-    facts = _facts(classes_R, wrong_R, _dead(hard_R, soft_R), _has_tail(targets)) if num_rows else _Facts(width=width)
+    dead_R = soft_R == 0 if hard_R is None else (soft_R == 0) & (hard_R == 0)
+    facts = _facts(classes_R, wrong_R, dead_R, _has_tail(targets)) if num_rows else _Facts(width=width)
     if width < facts.width:
         raise IncompatibleTargets(
             f"the student has {width:,} classes and the teacher {facts.width:,}; give the student the teacher's labels"
@@ -210,11 +210,6 @@ def _facts(classes_R: Tensor, wrong_R: Tensor, dead_R: Tensor, has_tail: Tensor)
     parts = (classes_R.max(), classes_R.min(), wrong_R.any(), dead_R.any(), has_tail)
     widest, narrowest, wrong, masked, tail = torch.stack([part.to(classes_R) for part in parts]).tolist()
     return _Facts(width=widest, ragged=narrowest < widest, wrong=bool(wrong), masked=bool(masked), has_tail=bool(tail))
-
-
-def _dead(hard_R: Tensor | None, soft_R: Tensor) -> Tensor:
-    """Rows without a part in the total."""
-    return soft_R == 0 if hard_R is None else (soft_R == 0) & (hard_R == 0)
 
 
 def _has_tail(targets: Targets | Mixture | None) -> Tensor:

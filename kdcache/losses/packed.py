@@ -196,8 +196,7 @@ def _ids(sent: Mapping[str, Tensor], kept_RK: Tensor) -> Tensor:
 
 def _falling(sent: Mapping[str, Tensor], kept_RK: Tensor) -> Tensor:
     """Log-probabilities of codec compact: first - code * step, float32; every product is exact."""
-    gaps_RK = sent["gaps"].masked_fill(~kept_RK, 0)  # the first of a row is 0
-    codes_RK = gaps_RK.cumsum(dim=1, dtype=torch.int32)
+    codes_RK = sent["gaps"].masked_fill(~kept_RK, 0).cumsum(dim=1, dtype=torch.int32)
     step_R = GAP_STEP * _doublings(sent["gap_shift"]).float()
     return sent["first"].float()[:, None] - codes_RK * step_R[:, None]
 

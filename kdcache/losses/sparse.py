@@ -35,7 +35,7 @@ class SparseSoftmax:
         gold_B = None if block.hard_B is None else block.gold()
         tempered_BK = block.logits_BV.gather(1, ids_BK) / self._tau
         total_B = _row_sums(block) if self._uniform else None
-        lse_B, source_BV = block.softmax(self._tau)
+        lse_B, source_BV = block.softmax(self._tau, ids_BK)
         log_q_BK = torch.where(kept_BK, tempered_BK - lse_B[:, None], -torch.inf)
         if total_B is not None:
             tail_B = total_B / self._tau - torch.where(kept_BK, tempered_BK, 0.0).sum(dim=1)

@@ -40,7 +40,7 @@ def _targets(kind: str) -> Targets | Mixture:
 
 
 def _student(**settings: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Head]:
-    hidden, weight, bias = (_normal(seed, *shape).requires_grad_() for seed, shape in ((5, (R, D)), (6, (V, D)), (7, (V,))))
+    hidden, weight, bias = (_normal(seed, *shape).requires_grad_() for seed, *shape in ((5, R, D), (6, V, D), (7, V)))
     return hidden, weight, bias, Head(weight_VD=weight, bias_V=bias, **settings)
 
 
@@ -103,7 +103,7 @@ def test_weight_gradients_are_summed_in_float32_for_a_bfloat16_head() -> None:
 
 
 def test_no_rows_and_second_passes() -> None:
-    hidden, weight, bias, head = _student()
+    hidden, _, _, head = _student()
     none = Objective().from_hidden(hidden[:0], head, _targets("topk").rows(slice(0, 0)), LABELS[:0]).total
     none.backward()
     assert none.item() == 0

@@ -111,9 +111,7 @@ def test_micro_batches_over_ranks_and_accumulation_are_one_batch(loss: Loss, tai
     gradient = torch.zeros_like(student)
     for part in (slice(0, 3), slice(3, 4), slice(4, 7)):
         piece = student.detach()[part].requires_grad_()
-        losses = objective(
-            piece, targets.rows(part), LABELS[part], num_rows=R, num_labels=int((LABELS >= 0).sum())
-        )
+        losses = objective(piece, targets.rows(part), LABELS[part], num_rows=R, num_labels=int((LABELS >= 0).sum()))
         total = total + losses.total.detach()
         gradient[part] = oracle.gradient(losses.total, piece)
     torch.testing.assert_close(total, whole.total.detach(), **TIGHT)
@@ -180,9 +178,7 @@ def test_a_student_with_almost_nothing_in_the_tail_has_a_finite_loss_and_gradien
 
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 4e-3), (torch.float16, 5e-4)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 4e-3), (torch.float16, 5e-4)])
 @pytest.mark.parametrize(("loss", "tail"), FORMS)
 def test_lower_precisions_are_computed_in_float32(
     loss: Loss, tail: Tail, dtype: torch.dtype, tolerance: float, alpha: float, in_place: bool
@@ -193,7 +189,7 @@ def test_lower_precisions_are_computed_in_float32(
     objective = Objective(loss=loss, tau_t=2.0, tau_s=1.5, alpha=alpha, tail=tail)
     found = objective(leaf * 1.0, targets, LABELS, in_place=in_place).total
     expected = objective(exact, targets, LABELS).total
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)  # the value: float32 from the same logits
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)  # float32 from the same logits
     assert found.dtype == torch.float32
     gradient = oracle.gradient(found, leaf)
     assert gradient.dtype == dtype
@@ -329,9 +325,7 @@ def test_a_sparse_mixture_is_the_weighted_sum() -> None:
     expected = 0.3 * Objective(tau_t=2.0, tau_s=1.0).rows(student, one)
     expected = expected + 0.7 * Objective(tau_t=2.0, tau_s=1.0).rows(student, two)
     torch.testing.assert_close(mixed, expected, **TIGHT)
-    torch.testing.assert_close(
-        oracle.gradient(mixed.sum(), student), oracle.gradient(expected.sum(), student), **TIGHT
-    )
+    torch.testing.assert_close(oracle.gradient(mixed.sum(), student), oracle.gradient(expected.sum(), student), **TIGHT)
     with pytest.raises(IncompatibleTargets, match=r"the first teacher has 7 rows and the second 2"):
         Mixture(first=one, second=two.rows(slice(0, 2)))
 

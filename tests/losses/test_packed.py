@@ -84,7 +84,8 @@ def _hidden_rows(size: int) -> HiddenRows:
 @pytest.mark.parametrize("size", [1, 6, 8, 48])
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "int8"])
 def test_hidden_vectors_are_expanded_to_the_same_numbers(name: str, size: int) -> None:
-    packed = _pack(_hidden_rows(size), store="hidden", codec=name, num_classes=20, top_k=0, hidden_size=size, num_atoms=0)
+    settings = {"store": "hidden", "codec": name, "hidden_size": size}
+    packed = _pack(_hidden_rows(size), **settings, num_classes=20, top_k=0, num_atoms=0)
     head = Head(weight_VD=torch.randn(20, size))
     found, decoded = unpack(packed, device="cpu", head=head), codec.unpack(packed)
     assert isinstance(found, HiddenTargets)

@@ -56,8 +56,11 @@ def test_the_worse_teacher_of_a_mixture_decides() -> None:
 def test_an_approximate_loss_is_refused_with_the_fix_named() -> None:
     configuration = Configuration(loss="reverse_kl")
     verdict = rule.judge(configuration, top_k=8, num_classes=50_000)
-    with pytest.raises(IncompatibleTargets, match=r"reverse_kl t_hs tau 1/1 cannot be computed from cache c: .*takes the "
-                       r"tail as one class\. Dump with store: hidden .* or set allow_approximate: true"):
+    message = (
+        r"reverse_kl t_hs tau 1/1 cannot be computed from cache c: .* takes the tail as one class\. "
+        r"Dump with store: hidden .* or set allow_approximate: true"
+    )
+    with pytest.raises(IncompatibleTargets, match=message):
         rule.require(configuration, verdict, allow_approximate=False, cache="c")
     allowed = rule.require(configuration, verdict, allow_approximate=True, cache="c")
     assert str(allowed) == "approximate: reverse_kl over top 8 of 50,000 classes takes the tail as one class"
