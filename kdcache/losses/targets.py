@@ -19,6 +19,8 @@ from kdcache.losses.head import Head
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits selected at a time: 32 MB of float32, so that no second [R, V] tensor is made."""
+CPU_CHUNK_ELEMENTS = 1 << 19
+"""On a CPU: 4 MB of float64, which its caches hold, takes a third of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +215,8 @@ def select(
     if dense and widest > top_k:
         raise IncompatibleTargets(f"a dense row keeps all its {widest:,} classes, but top_k is {top_k}")
     keep = _Keep(dense=widest <= top_k if dense is None else dense, top_k=min(top_k, widest), top_p=top_p, width=widest)
-    step = max(1, CHUNK_ELEMENTS // max(1, widest))
+    limit = CPU_CHUNK_ELEMENTS if logits_RV.device.type == "cpu" else CHUNK_ELEMENTS
+    step = max(1, limit // max(1, widest))
     parts = []
     for start in range(0, max(1, logits_RV.shape[0]), step):
         part = slice(start, start + step)

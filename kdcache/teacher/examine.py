@@ -18,7 +18,7 @@ from kdcache.teacher.fidelity import Sample, StoreResult, agreement, kl, measure
 from kdcache.teacher.opening import Opening, open_study, try_head
 from kdcache.teacher.roundtrip import Tables, Variant, variants
 from kdcache.teacher.settings import DumpConfig, FidelityConfig, parse_grid
-from kdcache.teacher.stores import Outputs, Runner, tables_for
+from kdcache.teacher.stores import Outputs, Runner, first_rows, shared_tables
 from kdcache.training import evaluate, models
 from kdcache.training.run import RunFile
 
@@ -140,10 +140,15 @@ def _stores(
 
 def _tables(compared: Sequence[Variant], opening: Opening, first: Outputs) -> dict[str, Tables]:
     """Codec -> what its rows share, as a dump that begins with this batch would make it."""
-    top_k = max((variant.top_k for variant in compared), default=1)
+    top_k = {variant.codec: variant.top_k for variant in compared}
     return {
-        codec: tables_for(codec, first, job=opening.job, num_classes=opening.num_classes, top_k=max(1, top_k))
-        for codec in {variant.codec for variant in compared}
+        codec: shared_tables(
+            codec,
+            items=opening.job.items,
+            num_classes=opening.num_classes,
+            first=first_rows(codec, first, top_k=k),
+        )
+        for codec, k in top_k.items()
     }
 
 

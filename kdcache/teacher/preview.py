@@ -20,7 +20,7 @@ from kdcache.teacher.estimate import Estimate
 from kdcache.teacher.opening import Opening, open_study, try_head
 from kdcache.teacher.roundtrip import Variant, configured, stored_bytes, through
 from kdcache.teacher.settings import CODECS
-from kdcache.teacher.stores import Outputs, Runner, tables_for
+from kdcache.teacher.stores import Outputs, Runner, first_rows, shared_tables
 from kdcache.teacher.terminal import draw
 from kdcache.training import checkpoint
 from kdcache.training.run import RunFile
@@ -168,12 +168,11 @@ def _try(opening: Opening) -> _Trial:
 
 
 def _measured(variant: Variant, outputs: Sequence[Outputs], opening: Opening, runner: Runner) -> float:
-    tables = tables_for(
+    tables = shared_tables(
         variant.codec,
-        outputs[0],
-        job=opening.job,
+        items=opening.job.items,
         num_classes=opening.num_classes,
-        top_k=max(1, variant.top_k),
+        first=first_rows(variant.codec, outputs[0], top_k=variant.top_k),
     )
     packed = [through(o, variant, tables) for o in outputs]
     return stored_bytes(packed, compressor=variant.compressor, chunk_rows=opening.chunk_rows)

@@ -190,19 +190,26 @@ def log_partition(logits_RV: Tensor, labels_R: Tensor, num_classes_R: Tensor) ->
     return lse_R, torch.where(labelled_R, gold_R, torch.nan)
 
 
+def first_rows(codec: str, outputs: Outputs, *, top_k: int) -> Rows | None:
+    """Rows of a first batch for `shared_tables`, where the codec has tables that need them."""
+    if codec == "compact":
+        return sparse_rows(outputs, top_k=top_k, top_p=1.0, dense=False)
+    return hidden_rows(outputs) if codec == "int8" else None
+
+
 def shared_tables(
     codec: str, *, items: Sequence[Item], num_classes: int, first: Rows | None = None
 ) -> dict[str, NDArray[Any]]:
     """What all rows of a teacher share; empty for most codecs.
 
-    compact numbers classes by how often they occur in the items and in the first rows: `id_table`. int8 keeps a
-    vector's difference to a mean, rotated: `mean` float32 [D] and `rotation_seed` int64 [1].
+    compact numbers classes by how often they occur in the items and are kept in the first batch: `id_table`. int8 keeps
+    a vector's difference to a mean, rotated: `mean` float32 [D] and `rotation_seed` int64 [1].
 
     Args:
         codec: of the rows.
         items: of the cache.
         num_classes: the largest V of any row.
-        first: rows of the first batch, of the codec's store.
+        first: rows of the first batch.
     """
     if codec == "compact":
         rows = first if isinstance(first, SparseRows) else None
@@ -211,13 +218,3 @@ def shared_tables(
         mean_D = first.hidden.mean(axis=0, dtype=np.float64).astype(np.float32)
         return {"mean": mean_D, "rotation_seed": np.array([ROTATION_SEED], dtype=np.int64)}
     return {}
-
-
-def tables_for(codec: str, outputs: Outputs, *, job: Job, num_classes: int, top_k: int) -> dict[str, NDArray[Any]]:
-    """What a dump that begins with these outputs would share."""
-    first: Rows | None = None
-    if codec == "compact":
-        first = sparse_rows(outputs, top_k=top_k, top_p=1.0, dense=False)
-    elif codec == "int8":
-        first = hidden_rows(outputs)
-    return shared_tables(codec, items=job.items, num_classes=num_classes, first=first)

@@ -84,12 +84,12 @@ class _Largest(TorchDispatchMode):
 
 
 def test_selection_makes_nothing_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2 * V)
+    monkeypatch.setattr(module, "CPU_CHUNK_ELEMENTS", 2 * V)
     teacher = oracle.logits(3, 50, V).float()
     with _Largest(teacher) as seen:
         chunked = select(teacher, torch.full((50,), -100), torch.full((50,), V), top_k=8, top_p=0.5)
     assert 2 * V * 4 <= seen.num_bytes <= 2 * V * 8  # two rows in float64, of the tail curve's power sums
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 50 * V)
+    monkeypatch.setattr(module, "CPU_CHUNK_ELEMENTS", 50 * V)
     whole = select(teacher, torch.full((50,), -100), torch.full((50,), V), top_k=8, top_p=0.5)
     assert chunked.ids_RK.tolist() == whole.ids_RK.tolist()
     torch.testing.assert_close(chunked.atoms_RN2, whole.atoms_RN2)
