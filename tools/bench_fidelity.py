@@ -291,7 +291,9 @@ def main() -> int:
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of a Llama-like causal LM")
     parser.add_argument("--save", type=Path, help="keep what the models said")
     parser.add_argument("--load", type=Path, help="what --save kept; no model runs")
-    parser.add_argument("--layers", type=int, nargs="+", default=[15], help="of the students; bars are the first's")
+    parser.add_argument(
+        "--layers", type=int, nargs="+", default=[22, 15, 29], help="of the students; bars are the first's"
+    )
     parser.add_argument("--json", type=Path, help="write all figures")
     parser.add_argument("--plot", type=Path, help="draw bytes against error, SVG")
     given = parser.parse_args()
