@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,8 @@ class Item:
     Attributes:
         uid: the example's uid (tasks that cut one example into several items add a suffix).
         inputs: model argument -> int32 array, one value a token; `input_ids` is always there. Unpadded.
-        positions_R: int32, where in the sequence row r is read; 0 for one row per example.
+        positions_R: int32, where row r is read: a token; 0 for one row per example; for the two rows of a span 0 is the
+            start, 1 the end. What it means is the task's own.
         labels_R: int32, the gold class of row r, or `IGNORE`.
         classes_R: int32, the number of classes of row r.
         meta: small JSON values that scoring needs (language, answers, ...).
@@ -210,8 +211,17 @@ class TaskSettings:
         labels: class names in class order; empty where the task has no fixed classes.
         max_length: tokens an item may have; longer ones are truncated, with a count.
         metric: `f1` or another name of `metrics.METRICS`; selects checkpoints.
+        overlap: tokens of the context that neighbouring windows share; null is the task's default. Null for tasks
+            without windows, and so are the next three.
+        longest_answer: tokens of an answer.
+        empty_windows: `keep` or `drop` windows without the answer from training.
+        normalize: how answers are compared, `squad` or `mlqa`.
     """
 
     labels: tuple[str, ...]
     max_length: int
     metric: str
+    overlap: int | None = None
+    longest_answer: int | None = None
+    empty_windows: Literal["keep", "drop"] | None = None
+    normalize: Literal["squad", "mlqa"] | None = None

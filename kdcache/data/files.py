@@ -1,11 +1,11 @@
-"""Files to records: one reader per format. A record maps columns to values; what they mean is not known here."""
+"""Files to records: one reader per format."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,25 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdcache.core.errors import DataError
+from kdcache.data.conll import ConllOptions, read_conll
+from kdcache.data.questions import read_mrqa, read_squad
+from kdcache.data.records import Records, read_lines
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Records:
-    """Rows of one split.
-
-    Attributes:
-        place: file or Hub name, for messages.
-        columns: all columns there.
-        unit: what `numbers` count: `line` (JSONL) or `row`.
-        numbers: place of each row, from 1.
-        rows: column -> value; at least the columns asked for that exist. A missing value is None.
-    """
-
-    place: str
-    columns: tuple[str, ...]
-    unit: str
-    numbers: Sequence[int]
-    rows: Sequence[Mapping[str, Any]]
+__all__ = ["EXTENSIONS", "READERS", "Records", "read_csv", "read_file", "read_jsonl", "read_parquet", "read_tsv"]
 
 
 Reader = Callable[[Path, Sequence[str], str], Records]
@@ -51,7 +37,7 @@ def read_jsonl(path: Path, columns: Sequence[str], encoding: str) -> Records:
     numbers: list[int] = []
     rows: list[Mapping[str, Any]] = []
     seen: dict[str, None] = {}
-    for number, line in enumerate(_lines(path, encoding), start=1):
+    for number, line in enumerate(read_lines(path, encoding), start=1):
         if not line.strip():
             continue
         try:
@@ -68,12 +54,12 @@ def read_jsonl(path: Path, columns: Sequence[str], encoding: str) -> Records:
 
 def read_csv(path: Path, columns: Sequence[str], encoding: str) -> Records:
     """Comma-separated, quoted with double quotes, first row = column names. An empty cell is a missing value."""
-    return _read_delimited(csv.reader(_lines(path, encoding), strict=True), path)
+    return _read_delimited(csv.reader(read_lines(path, encoding), strict=True), path)
 
 
 def read_tsv(path: Path, columns: Sequence[str], encoding: str) -> Records:
     """Tab-separated, first row = column names. No quoting: a quotation mark is text."""
-    return _read_delimited(csv.reader(_lines(path, encoding), delimiter="\t", quoting=csv.QUOTE_NONE), path)
+    return _read_delimited(csv.reader(read_lines(path, encoding), delimiter="\t", quoting=csv.QUOTE_NONE), path)
 
 
 def read_parquet(path: Path, columns: Sequence[str], encoding: str) -> Records:
@@ -95,13 +81,22 @@ def read_parquet(path: Path, columns: Sequence[str], encoding: str) -> Records:
 
 
 READERS: dict[str, Reader] = {"jsonl": read_jsonl, "parquet": read_parquet, "csv": read_csv, "tsv": read_tsv}
+READERS |= {"conll": read_conll, "squad": read_squad, "mrqa": read_mrqa}
 """Format -> reader."""
 
 EXTENSIONS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "tsv"}
-"""What `format: auto` knows."""
+EXTENSIONS |= {".conll": "conll", ".iob": "conll", ".iob2": "conll", ".bio": "conll"}
+"""What `format: auto` knows. Not .json and .jsonl.gz: they are `squad` or `mrqa` where the YAML says so."""
 
 
-def read_file(path: Path, columns: Sequence[str], *, format: str, encoding: str) -> Records:  # noqa: A002
+def read_file(
+    path: Path,
+    columns: Sequence[str],
+    *,
+    format: str,  # noqa: A002
+    encoding: str,
+    conll: ConllOptions | None = None,
+) -> Records:
     """The records of an existing file.
 
     Args:
@@ -109,6 +104,7 @@ def read_file(path: Path, columns: Sequence[str], *, format: str, encoding: str)
         columns: those wanted.
         format: a key of `READERS`, or `auto` for the extension's.
         encoding: of text formats.
+        conll: how CoNLL columns are read.
 
     Raises:
         DataError: an unknown extension, an empty or malformed file.
@@ -123,24 +119,13 @@ def read_file(path: Path, columns: Sequence[str], *, format: str, encoding: str)
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty; a split needs at least one example")
-        records = READERS[format](path, columns, encoding)
+        reader = partial(read_conll, options=conll) if format == "conll" else READERS[format]
+        records = reader(path, columns, encoding)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; check the file and its permissions") from None
     if not records.rows:
         raise DataError(f"{path} has no rows; a split needs at least one example")
     return records
-
-
-def _lines(path: Path, encoding: str) -> list[str]:
-    """Lines with their ends, as `csv` wants them. A byte order mark is dropped."""
-    try:
-        with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="") as file:
-            return file.readlines()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not {encoding} text (byte 0x{error.object[error.start]:02x}: {error.reason}); "
-            f"set encoding, e.g. encoding: latin-1, or convert the file"
-        ) from None
 
 
 def _read_delimited(reader: Any, path: Path) -> Records:

@@ -8,8 +8,8 @@ import datasets
 from datasets.exceptions import DatasetsError
 
 from kdcache.core.errors import DataError
-from kdcache.data.files import Records
-from kdcache.data.spec import HubSource
+from kdcache.data.records import Records
+from kdcache.data.sources import HubSource
 
 
 def read_hub(hub: HubSource, split: str, columns: Sequence[str]) -> Records:
@@ -42,8 +42,15 @@ def read_hub(hub: HubSource, split: str, columns: Sequence[str]) -> Records:
     rows = table.to_list()
     for name in table.column_names:
         feature = features[name]
+        inner = getattr(feature, "feature", None)  # of a list: tags
         if isinstance(feature, datasets.ClassLabel):
             for row in rows:
-                value = row[name]
-                row[name] = None if value is None or value < 0 else feature.int2str(value)
+                row[name] = _name_of(row[name], feature)
+        elif isinstance(inner, datasets.ClassLabel):
+            for row in rows:
+                row[name] = None if row[name] is None else [_name_of(value, inner) for value in row[name]]
     return Records(place=place, columns=names, unit="row", numbers=range(1, len(rows) + 1), rows=rows)
+
+
+def _name_of(value: int | None, feature: datasets.ClassLabel) -> str | None:
+    return None if value is None or value < 0 else str(feature.int2str(value))

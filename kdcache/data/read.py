@@ -5,24 +5,28 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdcache.core.errors import DataError
 from kdcache.core.types import Example
+from kdcache.data.fields import GOLD, parse_fields
 from kdcache.data.files import Records, read_file
 from kdcache.data.hub import read_hub
 from kdcache.data.select import select
-from kdcache.data.spec import DatasetSpec
+from kdcache.data.spec import DatasetSpec, Source
+from kdcache.data.tags import to_iob2
 
 
 def read_split(spec: DatasetSpec, split: str, *, data_root: Path | None = None) -> list[Example]:
     """All examples of a split, after hold-out and limit.
 
-    `fields` holds what `spec.columns` names, but the id: `text`, `text_pair`, `language` as text and `label` as the
-    class's name. An unlabelled example has no `label`. The uid is the id column's value, or `<source split>-<row>`
-    with rows from 0.
+    `fields` holds what `spec.columns` names, but the id: `text`, `text_pair`, `question`, `context`, `language` as
+    text, `label` as the class's name, `words` and `tags` (names in IOB2) as lists, `answers` as the gold texts with
+    `spans`, their [begin, end) in the context. An unlabelled example has no `label`, `tags` or `answers`. The uid is
+    the id column's value, or `<source split>-<row>` with rows from 0; of joined sources it begins with `<source>/`.
 
     Args:
         spec: the dataset.
@@ -36,10 +40,15 @@ def read_split(spec: DatasetSpec, split: str, *, data_root: Path | None = None) 
     if split not in spec.splits:
         raise DataError(f"dataset {spec.name} has no split {split!r}; its splits: {', '.join(spec.splits)}")
     source = spec.holdout[split].source if split in spec.holdout else split
-    columns = dict(spec.columns)
-    if source in spec.unlabelled:
-        columns.pop("label", None)
-    return select(spec, split, _examples(spec, source, columns, _records(spec, source, columns, data_root)))
+    examples: list[Example] = []
+    for part in spec.parts:
+        if source in part.splits:
+            columns = {**spec.columns, **part.columns}
+            if source in spec.unlabelled:
+                columns = {name: column for name, column in columns.items() if name not in GOLD}
+            records = _records(spec, part, source, columns, data_root)
+            examples += _examples(spec, part, source, columns, records)
+    return select(spec, split, examples)
 
 
 def dataset_digest(spec: DatasetSpec, examples: Mapping[str, Sequence[Example]]) -> str:
@@ -63,11 +72,13 @@ def _line(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def _records(spec: DatasetSpec, split: str, columns: Mapping[str, str], data_root: Path | None) -> Records:
+def _records(
+    spec: DatasetSpec, part: Source, split: str, columns: Mapping[str, str], data_root: Path | None
+) -> Records:
     wanted = list(columns.values())
-    if spec.hub is not None:
-        return read_hub(spec.hub, spec.hub.splits[split], wanted)
-    name = Path(spec.files[split]).expanduser()
+    if part.hub is not None:
+        return read_hub(part.hub, part.hub.splits[split], wanted)
+    name = Path(part.files[split]).expanduser()
     root = data_root or spec.base or Path()
     path = root / name  # an absolute name stands for itself
     if not path.is_file():
@@ -78,10 +89,10 @@ def _records(spec: DatasetSpec, split: str, columns: Mapping[str, str], data_roo
             f"set --data-root or KDCACHE_DATA to the folder that holds {name}"
         )
         raise DataError(f"dataset {spec.name}, split {split}: no file {path.absolute()}; {how}")
-    return read_file(path, wanted, format=spec.format, encoding=spec.encoding)
+    return read_file(path, wanted, format=part.format, encoding=part.encoding, conll=part.conll)
 
 
-def _examples(spec: DatasetSpec, split: str, columns: Mapping[str, str], records: Records) -> list[Example]:
+def _check_columns(split: str, columns: Mapping[str, str], records: Records) -> None:
     for task_field, column in columns.items():
         if column not in records.columns:
             close = difflib.get_close_matches(column, records.columns, n=1, cutoff=0.5)
@@ -89,59 +100,55 @@ def _examples(spec: DatasetSpec, split: str, columns: Mapping[str, str], records
                 f"{records.place} has no column {column!r} for {task_field}; columns there: "
                 f"{', '.join(records.columns)}"
                 + (f"; did you mean {close[0]!r}?" if close else "")
-                + (f"; or list {split} under unlabelled" if task_field == "label" else "")
+                + (f"; or list {split} under unlabelled" if task_field in GOLD else "")
             )
+
+
+def _examples(
+    spec: DatasetSpec, part: Source, split: str, columns: Mapping[str, str], records: Records
+) -> list[Example]:
+    _check_columns(split, columns, records)
     first_place: dict[str, int] = {}
     examples: list[Example] = []
+    places: list[str] = []
     for index, (number, row) in enumerate(zip(records.numbers, records.rows, strict=True)):
         place = f"{records.unit} {number} of {records.place}"
+        if spec.drop_empty and "words" in columns and not row[columns["words"]]:
+            continue
         uid = _uid(row[columns["id"]], columns["id"], place) if "id" in columns else f"{split}-{index}"
         if uid in first_place:
             raise DataError(f"{place} has the id {uid!r} of {records.unit} {first_place[uid]}; an id must be unique")
         first_place[uid] = number
-        examples.append(Example(uid=uid, fields=_fields(spec, columns, row, place)))
+        fields = parse_fields(columns, row, labels=spec.labels, label_map=spec.label_map, place=place)
+        language = part.language or spec.language or _language_of(spec.language_pattern, uid, place)
+        if language is not None:
+            fields["language"] = language
+        examples.append(Example(uid=f"{part.name}/{uid}" if part.name else uid, fields=fields))
+        places.append(place)
+    if not examples:
+        raise DataError(f"{records.place} has no record that is not empty; a split needs at least one example")
+    return _with_iob2(spec, examples, places)
+
+
+def _with_iob2(spec: DatasetSpec, examples: list[Example], places: Sequence[str]) -> list[Example]:
+    """The examples with their tags, if they have any, in IOB2."""
+    tagged = [i for i, example in enumerate(examples) if "tags" in example.fields]
+    tags = to_iob2([examples[i].fields["tags"] for i in tagged], scheme=spec.scheme, places=[places[i] for i in tagged])
+    for i, converted in zip(tagged, tags, strict=True):
+        examples[i] = Example(uid=examples[i].uid, fields={**examples[i].fields, "tags": converted})
     return examples
+
+
+def _language_of(pattern: str | None, uid: str, place: str) -> str | None:
+    if pattern is None:
+        return None
+    match = re.search(pattern, uid)
+    if match is None:
+        raise DataError(f"{place} has the id {uid!r}, in which language_pattern = {pattern!r} finds nothing")
+    return match[0]
 
 
 def _uid(value: Any, column: str, place: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip() or "\n" in str(value):
         raise DataError(f"{place} has {value!r} in the id column {column!r}; an id is a number or one line of text")
     return str(value)
-
-
-def _fields(spec: DatasetSpec, columns: Mapping[str, str], row: Mapping[str, Any], place: str) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for task_field, column in columns.items():
-        value = row[column]
-        if task_field == "label":
-            label = _label(spec, value, column, place)
-            if label is not None:
-                fields["label"] = label
-        elif task_field != "id":
-            if value is not None and not isinstance(value, str):
-                raise DataError(
-                    f"{place} has {value!r} ({type(value).__name__}) in the column {column!r}; it must be text"
-                )
-            if value is None or not value.strip():
-                raise DataError(f"{place} has empty text in the column {column!r}; fill it or leave the row out")
-            fields[task_field] = value
-    return fields
-
-
-def _label(spec: DatasetSpec, value: Any, column: str, place: str) -> str | None:
-    """The class's name, or None for no label. In order: label_map, class names, class numbers."""
-    if value is None:
-        return None
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    if isinstance(value, float) and value.is_integer():  # whole numbers beside missing ones are often stored as floats
-        text = str(int(value))
-    if text in spec.label_map:
-        return spec.label_map[text]
-    if text in spec.labels:
-        return text
-    if text.isascii() and text.isdigit() and int(text) < len(spec.labels):
-        return spec.labels[int(text)]
-    known = ", ".join(f"{label} ({i})" for i, label in enumerate(spec.labels))
-    raise DataError(
-        f"{place} has the label {value!r} in the column {column!r}; known: {known}; correct labels, or add a label_map"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,29 +11,15 @@ from typing import Any, Literal
 from kdcache.core.config import check_keys, parse, read_yaml
 from kdcache.core.errors import ConfigError
 from kdcache.core.types import TaskSettings
+from kdcache.data.conll import ConllOptions
+from kdcache.data.fields import FIELDS
+from kdcache.data.sources import Format, HubSource, Source
+from kdcache.data.tags import Scheme
 
-FIELDS = ("text", "text_pair", "label", "language", "id")
-"""What a column can be to a task."""
+__all__ = ["ConllOptions", "DatasetSpec", "Holdout", "HubSource", "Source", "load_spec"]
 
-Format = Literal["auto", "jsonl", "parquet", "csv", "tsv"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubSource:
-    """A dataset of the Hugging Face Hub, or a local folder that `datasets.load_dataset` reads."""
-
-    id: str
-    """Name on the Hub, e.g. `nyu-mll/glue`."""
-    config: str | None = None
-    """Name of its configuration, e.g. `mrpc`."""
-    revision: str | None = None
-    """Commit, tag or branch; null is the newest. Pin a commit, or `refs/convert/parquet` where a script was needed."""
-    splits: Mapping[str, str]
-    """Split here -> split there."""
-
-    def __post_init__(self) -> None:
-        if not self.splits:
-            raise ConfigError("splits is empty; name the splits, e.g. {train: train, validation: validation}")
+TEXTS = (("text",), ("words",), ("question", "context"))
+"""Fields of which a dataset has one group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +54,29 @@ class DatasetSpec:
     name: str
     """For folders and tables: letters, digits, `.`, `_`, `-`."""
     task: str
-    """What is done with it: `classification`."""
+    """What is done with it: a key of `tasks.TASKS`, e.g. `classification`, `ner`, `qa`."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Split -> file. Relative ones start at the data root if there is one, else at the YAML's folder."""
     hub: HubSource | None = None
     """Instead of files."""
+    sources: tuple[Source, ...] = ()
+    """Instead of both: several, joined."""
     format: Format = "auto"
     """Of the files; auto goes by the extension."""
     encoding: str = "utf-8"
     """Of text files."""
+    conll: ConllOptions | None = None
+    """How CoNLL columns are read; null is the defaults."""
     columns: Mapping[str, str]
-    """Field of the task (text, text_pair, label, language, id) -> column."""
+    """Field of the task (text, text_pair, label; words, tags; question, context, answers; language, id) -> column."""
+    language: str | None = None
+    """Of all examples, instead of a column."""
+    language_pattern: str | None = None
+    """Regular expression whose first match in an example's id is its language, instead of a column."""
+    drop_empty: bool = False
+    """Leave out records without words; else they are an error."""
+    scheme: Scheme = "auto"
+    """Of the tags in the files, `iob1` or `iob2`; auto looks, split by split. Tags become IOB2."""
     labels: tuple[str, ...] = ()
     """Class names in class order. The column holds these names, or class numbers from 0."""
     label_map: Mapping[str, str | None] = field(default_factory=dict)
@@ -89,7 +86,15 @@ class DatasetSpec:
     metric: str = "f1"
     """`f1`, or a name of `metrics.METRICS`; selects checkpoints."""
     max_length: int = 128
-    """Tokens of an item; longer ones are truncated, with a count."""
+    """Tokens of an item; longer ones are truncated, with a count, or (qa) cut into windows."""
+    overlap: int | None = None
+    """Context tokens that neighbouring windows share; null is the task's default (qa: 128)."""
+    longest_answer: int | None = None
+    """Tokens that a predicted answer may have; null is the task's default (qa: 30)."""
+    empty_windows: Literal["keep", "drop"] | None = None
+    """Training windows without the answer: they point at the classifier token (keep, the default of qa), or go."""
+    normalize: Literal["squad", "mlqa"] | None = None
+    """How answers are compared: by SQuAD's rules (the default of qa), or by MLQA's for the example's language."""
     limit: Mapping[str, int] = field(default_factory=dict)
     """Split -> number of examples taken: the first of a shuffle with `seed`, in the file's order, after hold-out."""
     holdout: Mapping[str, Holdout] = field(default_factory=dict)
@@ -103,8 +108,24 @@ class DatasetSpec:
 
     @property
     def source_splits(self) -> Mapping[str, str]:
-        """Splits that stand in files or on the Hub -> file or Hub split."""
-        return self.files if self.hub is None else self.hub.splits
+        """Splits that stand in files or on the Hub -> file or Hub split, of the first source that has it."""
+        places: dict[str, str] = {}
+        for source in self.parts:
+            for split, place in source.splits.items():
+                places.setdefault(split, place)
+        return places
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """The sources; the only one of most datasets has no name.
+
+        Raises:
+            ConfigError: files, hub and sources are not exactly one.
+        """
+        if not self.sources:
+            names = ("files", "hub", "format", "encoding", "conll")
+            return (Source(name="", **{name: getattr(self, name) for name in names}),)
+        return self.sources
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -113,24 +134,27 @@ class DatasetSpec:
 
     def task_settings(self) -> TaskSettings:
         """What the task needs to know."""
-        return TaskSettings(labels=self.labels, max_length=self.max_length, metric=self.metric)
+        names = ("labels", "max_length", "metric", "overlap", "longest_answer", "empty_windows", "normalize")
+        return TaskSettings(**{name: getattr(self, name) for name in names})
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ConfigError(f"name = {self.name!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
-        if bool(self.files) == (self.hub is not None):
-            raise ConfigError(f"{'both' if self.files else 'neither'} files and hub given; give one of the two")
-        if self.hub is not None and (self.format != "auto" or self.encoding != "utf-8"):
-            raise ConfigError("format and encoding are settings of files; a hub dataset has neither")
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError:
-            raise ConfigError(f"encoding = {self.encoding!r} is unknown to Python; e.g. utf-8, latin-1") from None
+        self._check_sources()
         if self.max_length < 1:
             raise ConfigError(f"max_length = {self.max_length} leaves no token; it must be at least 1")
         _check_seed(self.seed)
         self._check_splits()
         self._check_columns_and_labels()
+
+    def _check_sources(self) -> None:
+        if self.sources and (self.files or self.hub is not None):
+            raise ConfigError(f"sources and {'files' if self.files else 'hub'} given; give one of the two")
+        if self.sources and (self.format != "auto" or self.encoding != "utf-8" or self.conll is not None):
+            raise ConfigError("format, encoding and conll are settings of each source; set them there")
+        names = [source.name for source in self.parts]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"sources has the name {max(names, key=names.count)!r} twice; it begins their uids")
 
     def _check_splits(self) -> None:
         for name, holdout in self.holdout.items():
@@ -138,7 +162,7 @@ class DatasetSpec:
                 raise ConfigError(f"holdout.{name} would replace the split {name} of the source; give it another name")
             if holdout.source not in self.source_splits:
                 raise ConfigError(_unknown_split(f"holdout.{name}.from", holdout.source, tuple(self.source_splits)))
-            if holdout.stratify is not None and holdout.stratify not in self.columns:
+            if holdout.stratify is not None and holdout.stratify not in self._known_fields():
                 raise ConfigError(f"holdout.{name}.stratify = {holdout.stratify!r} has no column; add it to columns")
         for name, count in self.limit.items():
             if name not in self.splits:
@@ -150,17 +174,46 @@ class DatasetSpec:
                 raise ConfigError(_unknown_split("unlabelled", name, tuple(self.source_splits)))
 
     def _check_columns_and_labels(self) -> None:
-        check_keys(self.columns, FIELDS, where="the dataset", block="columns")
-        if "text" not in self.columns:
-            raise ConfigError("columns.text is missing; name the column that holds the text")
+        for source in self.parts:
+            columns = {**self.columns, **source.columns}
+            check_keys(columns, FIELDS, where="the dataset", block="columns")
+            if not any(set(group) <= columns.keys() for group in TEXTS):
+                near = next((group for group in TEXTS if set(group) & columns.keys()), TEXTS[0])
+                missing = next(name for name in near if name not in columns)
+                raise ConfigError(f"columns.{missing} is missing; name the column that holds the {missing}")
+            if "tags" in columns and "words" not in columns:
+                raise ConfigError("columns.tags needs columns.words: the column that holds the words")
+            if "answers" in columns and "context" not in columns:
+                raise ConfigError("columns.answers needs columns.context: the column that holds the context")
+        languages = [self.language, self.language_pattern, self.columns.get("language")]
+        if sum(value is not None for value in languages) > 1:
+            raise ConfigError("language, language_pattern and columns.language all name the language; give one of them")
+        if self.language_pattern is not None:
+            _check_pattern(self.language_pattern, has_id="id" in self.columns)
         twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
         if twice:
             raise ConfigError(f"labels has {twice[0]!r} twice; each class has one name")
-        if "label" in self.columns and not self.labels:
-            raise ConfigError(f"columns.label = {self.columns['label']!r} needs labels: the class names in class order")
+        for name in ("label", "tags"):
+            if name in self.columns and not self.labels:
+                raise ConfigError(
+                    f"columns.{name} = {self.columns[name]!r} needs labels: the class names in class order"
+                )
         for value, label in self.label_map.items():
             if label is not None and label not in self.labels:
                 raise ConfigError(f"label_map.{value} = {label!r} is not among labels: {', '.join(self.labels)}")
+
+    def _known_fields(self) -> set[str]:
+        constant = self.language or self.language_pattern or all(source.language for source in self.parts)
+        return {*self.columns, *(["language"] if constant else [])}
+
+
+def _check_pattern(pattern: str, *, has_id: bool) -> None:
+    if not has_id:
+        raise ConfigError(f"language_pattern = {pattern!r} is of the id; name its column: columns.id")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"language_pattern = {pattern!r} is no regular expression: {error}") from None
 
 
 def _check_seed(seed: int) -> None:
@@ -188,6 +241,9 @@ def load_spec(source: Path | Mapping[str, Any], where: str = "", block: str = ""
     if isinstance(source, Path):
         base = tree.get("base")
         tree["base"] = str((source.parent / base if isinstance(base, str) else source.parent).resolve())
+    for part in (tree, *(tree["sources"] if isinstance(tree.get("sources"), list) else [])):
+        if isinstance(part, dict) and isinstance(part.get("columns"), Mapping):  # columns of CoNLL are numbers
+            part["columns"] = {k: str(v) if type(v) is int else v for k, v in part["columns"].items()}
     if isinstance(tree.get("holdout"), Mapping):
         prefix = f"{block}.holdout" if block else "holdout"
         tree["holdout"] = {n: _rename_from(cut, f"{prefix}.{n}", where) for n, cut in tree["holdout"].items()}

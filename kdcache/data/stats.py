@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kdcache.core.errors import DataError
 from kdcache.core.types import Example
+from kdcache.data.fields import GOLD
 from kdcache.data.spec import DatasetSpec
 
 PERCENTILES = (50, 90, 99, 100)
@@ -25,9 +26,10 @@ class SplitSummary:
 
     Attributes:
         num_examples: after hold-out and limit.
-        labels: class name -> examples, in class order.
-        num_unlabelled: examples without a label.
-        num_duplicates: examples whose text (and second text) stands in the split before.
+        labels: class name -> examples, or words where they have classes, in class order.
+        num_labels: all of them.
+        num_unlabelled: examples without a label, tags or answers.
+        num_duplicates: examples whose text (both texts, all words) stands in the split before.
         num_seen: split -> examples here whose text stands there too; splits without any are left out.
         tokens: percentile -> tokens of an example before truncation; empty without lengths.
         truncated: share of examples over `max_length`; null without lengths.
@@ -35,6 +37,7 @@ class SplitSummary:
 
     num_examples: int
     labels: Mapping[str, int]
+    num_labels: int
     num_unlabelled: int
     num_duplicates: int
     num_seen: Mapping[str, int]
@@ -81,7 +84,7 @@ def describe_dataset(
     texts = {split: Counter(_text(e) for e in part) for split, part in examples.items()}
     splits = {}
     for split, part in examples.items():
-        labels = Counter(e.fields["label"] for e in part if "label" in e.fields)
+        labels = Counter(label for e in part for label in _labels(e))
         seen = {
             other: sum(count for text, count in texts[split].items() if text in texts[other])
             for other in examples
@@ -91,7 +94,8 @@ def describe_dataset(
         splits[split] = SplitSummary(
             num_examples=len(part),
             labels={name: labels[name] for name in spec.labels},
-            num_unlabelled=len(part) - labels.total(),
+            num_labels=labels.total(),
+            num_unlabelled=sum(not any(name in e.fields for name in GOLD) for e in part),
             num_duplicates=len(part) - len(texts[split]),
             num_seen={other: count for other, count in seen.items() if count},
             tokens={} if tokens_I is None else {str(p): float(np.percentile(tokens_I, p)) for p in PERCENTILES},
@@ -107,8 +111,18 @@ def describe_dataset(
     )
 
 
-def _text(example: Example) -> tuple[str, str | None]:
-    return example.fields["text"], example.fields.get("text_pair")
+def _labels(example: Example) -> Sequence[str]:
+    """The class of the example, or of each word."""
+    if "label" in example.fields:
+        return (example.fields["label"],)
+    return list(example.fields.get("tags", ()))
+
+
+def _text(example: Example) -> tuple[str, ...]:
+    """What two examples that are the same share."""
+    words = example.fields.get("words", ())
+    names = ("text", "text_pair", "question", "context")
+    return (*words, *(example.fields[name] for name in names if name in example.fields))
 
 
 def _lengths(lengths: Mapping[str, NDArray[np.integer]], split: str, count: int) -> NDArray[np.integer]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kdcache.core.config import plain
-from kdcache.core.types import Example
 from kdcache.data.read import read_split
 from kdcache.data.spec import DatasetSpec, load_spec
 from kdcache.data.stats import DatasetSummary, SplitSummary, describe_dataset
+from kdcache.tasks import make
 from kdcache.training.models import ModelSource, load_tokenizer
 from kdcache.training.run import data_root_or_environment
 
@@ -37,18 +34,10 @@ def dataset_text(path: Path, *, tokenizer: str | None, data_root: Path | None, a
     lengths = None
     if tokenizer is not None:
         loaded = load_tokenizer(ModelSource(path=tokenizer))
-        lengths = {split: token_lengths(part, loaded) for split, part in examples.items()}
+        task = make(spec.task, spec.task_settings())
+        lengths = {split: task.lengths(part, loaded) for split, part in examples.items()}
     summary = describe_dataset(spec, examples, lengths)
     return json.dumps(plain(summary), indent=2, ensure_ascii=False) if as_json else render(spec, summary)
-
-
-def token_lengths(examples: Sequence[Example], tokenizer: Any) -> NDArray[np.int64]:
-    """Tokens of each example before truncation, int64 [I]."""
-    texts = [e.fields["text"] for e in examples]
-    pairs = [e.fields["text_pair"] for e in examples] if examples and "text_pair" in examples[0].fields else None
-    if not texts:
-        return np.zeros(0, dtype=np.int64)
-    return np.array([len(ids) for ids in tokenizer(texts, pairs, verbose=False)["input_ids"]], dtype=np.int64)
 
 
 def render(spec: DatasetSpec, summary: DatasetSummary) -> str:
@@ -65,9 +54,9 @@ def render(spec: DatasetSpec, summary: DatasetSummary) -> str:
 
 
 def _split(name: str, split: SplitSummary) -> list[str]:
-    total = max(1, split.num_examples)
+    total = max(1, split.num_labels)
     shares = "  ".join(f"{label} {count:,} ({100 * count / total:.1f} %)" for label, count in split.labels.items())
-    lines = [f"  {name:<10} {split.num_examples:,} examples: {shares}"]
+    lines = [f"  {name:<10} {split.num_examples:,} examples{': ' if shares else ''}{shares}"]
     notes = [
         f"{split.num_unlabelled:,} without a label" if split.num_unlabelled else "",
         f"{split.num_duplicates:,} duplicate texts" if split.num_duplicates else "",
@@ -77,7 +66,7 @@ def _split(name: str, split: SplitSummary) -> list[str]:
         lines.append(f"             {', '.join(note for note in notes if note)}")
     if split.truncated is not None:
         shown = "  ".join(f"p{p} {value:.0f}" for p, value in split.tokens.items())
-        lines.append(f"             tokens {shown}; {100 * split.truncated:.1f} % truncated")
+        lines.append(f"             tokens {shown}; {100 * split.truncated:.1f} % longer than max_length")
     return lines
 
 

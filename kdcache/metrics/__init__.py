@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import Score
-from kdcache.metrics import calibration, classification
+from kdcache.metrics import calibration, classification, entities, squad
 
 VERSION = 1
 """Of the definitions below; it ends every signature."""
@@ -85,6 +85,55 @@ METRICS: dict[str, Metric] = {
             higher_is_better=False,
             finish=calibration.expected_calibration_error,
             describe=f"ece:equal_width(bins={calibration.NUM_BINS})",
+        ),
+        Metric(
+            name="entity_f1",
+            statistic="entities",
+            higher_is_better=True,
+            finish=entities.f1,
+            describe="f1:entities(micro,conlleval)",
+        ),
+        Metric(
+            name="entity_precision",
+            statistic="entities",
+            higher_is_better=True,
+            finish=entities.precision,
+            describe="precision:entities(micro,conlleval)",
+        ),
+        Metric(
+            name="entity_recall",
+            statistic="entities",
+            higher_is_better=True,
+            finish=entities.recall,
+            describe="recall:entities(micro,conlleval)",
+        ),
+        Metric(
+            name="squad_f1",
+            statistic="squad",
+            higher_is_better=True,
+            finish=squad.f1,
+            describe="f1:answer(max_over_golds,normalize=squad)",
+        ),
+        Metric(
+            name="squad_em",
+            statistic="squad",
+            higher_is_better=True,
+            finish=squad.exact,
+            describe="exact_match(max_over_golds,normalize=squad)",
+        ),
+        Metric(
+            name="mlqa_f1",
+            statistic="mlqa",
+            higher_is_better=True,
+            finish=squad.f1,
+            describe="f1:answer(max_over_golds,normalize=mlqa)",
+        ),
+        Metric(
+            name="mlqa_em",
+            statistic="mlqa",
+            higher_is_better=True,
+            finish=squad.exact,
+            describe="exact_match(max_over_golds,normalize=mlqa)",
         ),
     )
 }

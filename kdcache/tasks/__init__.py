@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from kdcache.core.errors import ConfigError
 from kdcache.core.types import TaskSettings
 from kdcache.tasks.base import Task
 from kdcache.tasks.classification import Classification
+from kdcache.tasks.ner import NER
+from kdcache.tasks.qa import QA
+
+OPTIONS = ("overlap", "longest_answer", "empty_windows", "normalize")
+"""Settings of a dataset that not every task has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A task as `make` builds it.
+
+    Attributes:
+        build: from a dataset's settings.
+        options: those of `OPTIONS` that it has.
+    """
+
+    build: Callable[[TaskSettings], Task]
+    options: tuple[str, ...] = ()
 
 
 def _classification(settings: TaskSettings) -> Task:
     return Classification(settings=settings)
 
 
-TASKS: dict[str, Callable[[TaskSettings], Task]] = {"classification": _classification}
+def _ner(settings: TaskSettings) -> Task:
+    return NER(settings=settings)
+
+
+def _qa(settings: TaskSettings) -> Task:
+    return QA(settings=settings)
+
+
+TASKS: dict[str, Kind] = {
+    "classification": Kind(build=_classification),
+    "ner": Kind(build=_ner),
+    "qa": Kind(build=_qa, options=OPTIONS),
+}
 """Name in a dataset's YAML -> task."""
 
 
@@ -37,4 +68,7 @@ def make(name: str, settings: TaskSettings) -> Task:
         close = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.5)
         advice = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"task = {name!r} is not known; known: {', '.join(TASKS)}{advice}")
-    return TASKS[name](settings)
+    for option in OPTIONS:
+        if option not in TASKS[name].options and getattr(settings, option) is not None:
+            raise ConfigError(f"{option} = {getattr(settings, option)!r} means nothing to task {name}; leave it out")
+    return TASKS[name].build(settings)

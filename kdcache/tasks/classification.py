@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
-from kdcache.core.errors import ConfigError, DataError, ModelError, TrainingError
+from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import IGNORE, Example, Item, TaskSettings
-from kdcache.metrics.calibration import brier_statistics, ece_statistics, nll_statistics
 from kdcache.metrics.classification import accuracy_statistics, class_statistics
+from kdcache.tasks.base import Scored, check_logits, row_statistics, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +50,7 @@ class Classification:
             "label2id": {label: i for i, label in enumerate(labels)},
         }
 
-    def encode(self, example: Example, tokenizer: Any) -> list[Item]:
+    def encode(self, example: Example, tokenizer: Any, *, train: bool = False) -> list[Item]:
         """One item: the tokenizer's inputs but the attention mask, which a batch makes when it pads.
 
         A text longer than `max_length` tokens loses tokens at its end, of a pair the longer text first; `meta` then
@@ -61,7 +60,7 @@ class Classification:
             DataError: no text, or a label that is not among the classes.
             ConfigError: `max_length` leaves no room for the text.
         """
-        texts = (_text(example, "text"), *([_text(example, "text_pair")] if "text_pair" in example.fields else []))
+        texts = (text_of(example, "text"), *([text_of(example, "text_pair")] if "text_pair" in example.fields else []))
         limit = self.settings.max_length
         # verbose: transformers would warn of a long sequence before it is truncated
         encoded = tokenizer(*texts, truncation=False, return_attention_mask=False, verbose=False)
@@ -88,12 +87,20 @@ class Classification:
             )
         ]
 
+    def lengths(self, examples: Sequence[Example], tokenizer: Any) -> NDArray[np.int64]:
+        """Tokens of each text or pair before truncation, int64 [I]."""
+        texts = [text_of(e, "text") for e in examples]
+        if not texts:
+            return np.zeros(0, dtype=np.int64)
+        pairs = [text_of(e, "text_pair") for e in examples] if "text_pair" in examples[0].fields else None
+        return np.array([len(ids) for ids in tokenizer(texts, pairs, verbose=False)["input_ids"]], dtype=np.int64)
+
     def rows(self, outputs: Any, positions: Tensor) -> Tensor:
         """`outputs.logits`, [R, V]: one row an item, so `positions` has nothing to add."""
         logits_RV: Tensor = outputs.logits
         return logits_RV
 
-    def score(self, items: Sequence[Item], logits: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[np.float64]]:
+    def score(self, items: Sequence[Item], logits: Sequence[NDArray[np.float32]]) -> Scored:
         """Statistics `classes`, `accuracy`, `nll`, `brier`, `ece` of every item; the largest logit is the prediction.
 
         Raises:
@@ -101,17 +108,17 @@ class Classification:
             ModelError: logits of another number of rows or classes.
             TrainingError: logits that are not finite.
         """
-        logits_IV = self._checked(items, logits)
+        check_logits(items, logits)
         labels_I = np.array([item.labels_R[0] for item in items], dtype=np.int64)
-        logprobs_IV = log_softmax(logits_IV, axis=-1)
-        predictions_I = logits_IV.argmax(axis=-1)
-        return {
-            "classes": class_statistics(predictions_I, labels_I, logits_IV.shape[1]),
-            "accuracy": accuracy_statistics(predictions_I, labels_I),
-            "nll": nll_statistics(logprobs_IV, labels_I),
-            "brier": brier_statistics(logprobs_IV, labels_I),
-            "ece": ece_statistics(logprobs_IV, labels_I),
-        }
+        predictions_I = np.concatenate(logits).argmax(axis=-1)
+        return Scored(
+            uids=tuple(item.uid for item in items),
+            statistics={
+                "classes": class_statistics(predictions_I, labels_I, len(self.settings.labels)),
+                "accuracy": accuracy_statistics(predictions_I, labels_I),
+                **row_statistics(items, logits, np.arange(len(items)), len(items)),
+            },
+        )
 
     def metrics(self) -> tuple[str, ...]:
         """The metric that selects, then the others."""
@@ -132,36 +139,3 @@ class Classification:
             known = ", ".join(self.settings.labels)
             raise DataError(f"example {example.uid} has the label {label!r}; known: {known}")
         return self.settings.labels.index(label)
-
-    def _checked(self, items: Sequence[Item], logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-        """Logits of all items, float64 [I, V], refused where they would give a wrong average."""
-        if not items:
-            raise DataError("there are 0 items to score; a split needs at least one")
-        if len(items) != len(logits):
-            raise ModelError(f"{len(items)} items have logits of {len(logits)}; give one array an item")
-        unlabelled = [item.uid for item in items if item.labels_R[0] == IGNORE]
-        if unlabelled:
-            raise DataError(
-                f"{len(unlabelled)} of {len(items)} items have no label, the first is {unlabelled[0]}; "
-                f"only labelled items can be scored: label them, or score another split"
-            )
-        shape = (1, len(self.settings.labels))
-        for item, logits_RV in zip(items, logits, strict=True):
-            if logits_RV.shape != shape:
-                raise ModelError(
-                    f"the model gave logits of shape {list(logits_RV.shape)} for item {item.uid}; the dataset needs "
-                    f"{list(shape)}: one row of {shape[1]} classes"
-                )
-            if not np.isfinite(logits_RV).all():
-                raise TrainingError(
-                    f"the logits of item {item.uid} are not finite ({logits_RV.tolist()}); the model has diverged: "
-                    f"lower the learning rate, or train in bf16 or fp32"
-                )
-        return np.concatenate(logits).astype(np.float64)
-
-
-def _text(example: Example, name: str) -> str:
-    value = example.fields.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"example {example.uid} has {value!r} as its {name}; it must be text and not empty")
-    return value

@@ -7,21 +7,18 @@ then earlier). Both come from the learning rate whose run holds the best score.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from kdcache.core.config import digest, plain
 from kdcache.core.errors import ConfigError
 from kdcache.core.results import write_json
 from kdcache.losses.objective import Objective
-from kdcache.metrics.calibration import optimal_temperature
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import MemorySteps
 from kdcache.training.engine import Engine, World, barrier, start
@@ -206,16 +203,9 @@ def _evaluate(
         nll=scores["nll"],
         ece=scores["ece"],
         brier=scores["brier"],
-        temperature=optimal_temperature(np.concatenate(logits), np.concatenate([i.labels_R for i in items])),
-        entropy=_mean_entropy(logits),
+        temperature=evaluate.temperature(items, logits),
+        entropy=evaluate.mean_entropy(logits),
     )
-
-
-def _mean_entropy(logits: Sequence[NDArray[np.float32]]) -> float:
-    """Mean entropy of the predictions over rows, nats."""
-    rows = torch.from_numpy(np.concatenate(logits)).double()
-    log_p = torch.log_softmax(rows, dim=1)
-    return float(-(log_p.exp() * log_p).sum(dim=1).mean())
 
 
 def _publish(folder: Path, rate: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,16 @@ from kdcache.core.types import IGNORE, Item
 from kdcache.losses.packed import PackedTargets, Teacher
 from kdcache.losses.targets import Mixture, Targets
 
+MASKED = -1e4
+"""Logit of a class that a row does not have: finite, for sums; its probability is 0 at any temperature in use."""
+
+
+class RowReader(Protocol):
+    """The part of a task that reads a model's outputs."""
+
+    def rows(self, outputs: Any, positions: Tensor) -> Tensor:
+        """Logits of the rows, [R, V]."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -29,6 +40,8 @@ class Batch:
         positions_R2: int64, (item of the batch, token) where each row is read.
         labels_R: int64, gold classes or -100.
         weights_R: float32, 0 for rows of fillers.
+        classes_R: int64, V of each row.
+        ragged: whether rows differ in V; known without asking the device.
         targets: teacher rows, or null. `packed` becomes it on the batch's device.
         packed: teacher rows as the cache stores them, still on the CPU; or null.
     """
@@ -37,6 +50,8 @@ class Batch:
     positions_R2: Tensor
     labels_R: Tensor
     weights_R: Tensor
+    classes_R: Tensor
+    ragged: bool
     targets: Targets | Mixture | None = None
     packed: PackedTargets | None = None
 
@@ -53,6 +68,8 @@ class Batch:
             positions_R2=_send(self.positions_R2, device),
             labels_R=_send(self.labels_R, device),
             weights_R=_send(self.weights_R, device),
+            classes_R=_send(self.classes_R, device),
+            ragged=self.ragged,
             targets=targets,
         )
 
@@ -89,13 +106,25 @@ def collate(
     owner_R = np.repeat(np.arange(len(items)), num_rows)
     positions = np.stack([owner_R, np.concatenate([item.positions_R for item in items])], axis=1)
     weights = np.ones(len(items), dtype=np.float32) if weights_B is None else weights_B
+    classes_R = np.concatenate([item.classes_R for item in items]).astype(np.int64)
     return Batch(
         inputs=inputs,
         positions_R2=torch.from_numpy(positions.astype(np.int64)),
         labels_R=torch.from_numpy(np.concatenate([item.labels_R for item in items]).astype(np.int64)),
         weights_R=torch.from_numpy(weights[owner_R]),
+        classes_R=torch.from_numpy(classes_R),
+        ragged=len(np.unique(classes_R)) > 1,
         packed=packed,
     )
+
+
+def read_rows(task: RowReader, outputs: Any, batch: Batch) -> Tensor:
+    """Logits of a batch's rows [R, V]; what padding gave to classes that a row does not have is `MASKED`."""
+    logits_RV = task.rows(outputs, batch.positions_R2)
+    if not batch.ragged:
+        return logits_RV
+    other_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device)[None, :] >= batch.classes_R[:, None]
+    return logits_RV.masked_fill(other_RV, MASKED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdcache.core.results import uids_digest
-from kdcache.core.types import Evaluation, Item
+from kdcache.core.types import IGNORE, Evaluation, Item
 from kdcache.metrics import evaluate as evaluate_metrics
-from kdcache.tasks.base import Task
-from kdcache.training.batch import Batch, collate
+from kdcache.metrics.calibration import optimal_temperature
+from kdcache.tasks.base import Task, pad_classes
+from kdcache.training.batch import Batch, collate, read_rows
 from kdcache.training.engine import World, gather_objects
 
 Forward = Callable[[Mapping[str, Tensor]], Any]
@@ -45,13 +46,13 @@ def forward_rows(
     """
     for indices in length_batches(items, batch_size):
         batch = collate([items[i] for i in indices], pad_token_id=pad_token_id).to(device)
-        yield indices, batch, task.rows(forward(batch.inputs), batch.positions_R2).float()
+        yield indices, batch, read_rows(task, forward(batch.inputs), batch).float()
 
 
 def predict(
     forward: Forward, items: Sequence[Item], *, task: Task, batch_size: int, pad_token_id: int, world: World
 ) -> list[NDArray[np.float32]]:
-    """Logits [R, V] of every item, on every rank; each rank runs its share.
+    """Logits [R, V] of every item, without a batch's padding, on every rank; each rank runs its share.
 
     Ranks run the same number of batches, since ZeRO-3 gathers weights in every forward pass.
     """
@@ -63,19 +64,41 @@ def predict(
         forward, mine, task=task, batch_size=batch_size, pad_token_id=pad_token_id, device=world.device
     ):
         ends = np.cumsum([mine[i].num_rows for i in indices])[:-1]
+        widest = max(_widest(mine[i]) for i in indices)
         for i, rows in zip(indices, np.split(logits_RV.cpu().numpy(), ends), strict=True):
-            found[share[i]] = rows
+            padding = widest - _widest(mine[i])
+            found[share[i]] = rows[:, : rows.shape[1] - padding]
     merged: dict[int, NDArray[np.float32]] = {}
     for part in gather_objects(found, world):
         merged |= part
     return [merged[i] for i in range(len(items))]
 
 
+def _widest(item: Item) -> int:
+    return int(item.classes_R.max(initial=0))
+
+
 def score(items: Sequence[Item], logits: Sequence[NDArray[np.float32]], *, task: Task, split: str) -> Evaluation:
     """Scores and additive statistics of a split; pure."""
-    statistics = task.score(items, logits)
-    scores = evaluate_metrics(statistics, task.metrics(), {"split": split})
-    return Evaluation(split=split, uids=tuple(item.uid for item in items), scores=scores, statistics=statistics)
+    scored = task.score(items, logits)
+    scores = evaluate_metrics(scored.statistics, task.metrics(), {"split": split})
+    return Evaluation(split=split, uids=scored.uids, scores=scores, statistics=scored.statistics)
+
+
+def temperature(items: Sequence[Item], logits: Sequence[NDArray[np.float32]]) -> float:
+    """The temperature that suits the labelled rows best."""
+    labels_R = np.concatenate([item.labels_R for item in items])
+    labelled_R = labels_R != IGNORE
+    return optimal_temperature(pad_classes(logits)[labelled_R], labels_R[labelled_R])
+
+
+def mean_entropy(logits: Sequence[NDArray[np.float32]]) -> float:
+    """Mean entropy of the predictions over rows, nats."""
+    total, count = 0.0, 0
+    for part in logits:
+        log_p = torch.log_softmax(torch.from_numpy(part).double(), dim=1)
+        total, count = total - float((log_p.exp() * log_p).sum()), count + len(part)
+    return total / max(1, count)
 
 
 def plain_scores(evaluation: Evaluation) -> dict[str, float]:

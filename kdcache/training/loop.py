@@ -9,14 +9,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 
 from kdcache.core.errors import ConfigError, TrainingError
 from kdcache.core.order import num_rounds
 from kdcache.losses.objective import Objective
-from kdcache.training.batch import TrainStep
+from kdcache.training.batch import RowReader, TrainStep, read_rows
 from kdcache.training.engine import Engine, EngineSettings, World, read_user_json
 from kdcache.training.log import RunLog
 
@@ -104,13 +104,6 @@ class Steps(Protocol):
         """The steps of an epoch."""
 
 
-class RowReader(Protocol):
-    """The part of a task that the loop needs."""
-
-    def rows(self, outputs: Any, positions: torch.Tensor) -> torch.Tensor:
-        """Logits of the rows, [R, V]."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """A pause for evaluation, after `step` steps in all; `epoch` counts passes, e.g. 1.5."""
@@ -188,7 +181,7 @@ def _train_step(engine: Engine, step: TrainStep, objective: Objective, rows: Row
     share = torch.zeros(4, device=engine.world.device)
     for batch in step.batches:
         sent = batch.to(engine.world.device)
-        logits_RV = rows.rows(engine.forward(sent.inputs), sent.positions_R2)
+        logits_RV = read_rows(rows, engine.forward(sent.inputs), sent)
         losses = objective(
             logits_RV,
             sent.targets,

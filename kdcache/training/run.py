@@ -170,7 +170,10 @@ def prepare(run: RunFile, tokenizer: Any, *, encode: Sequence[str], digest_of: S
     examples = {
         split: read_split(run.dataset, split, data_root=run.data_root) for split in dict.fromkeys([*encode, *digest_of])
     }
-    items = {split: [item for e in examples[split] for item in task.encode(e, tokenizer)] for split in encode}
+    items = {
+        split: [item for e in examples[split] for item in task.encode(e, tokenizer, train=split == "train")]
+        for split in encode
+    }
     return Prepared(
         task=task,
         items=items,

@@ -75,7 +75,7 @@ def test_only_the_columns_asked_for_are_read_and_a_missing_one_is_none(tmp_path:
 
 
 def test_every_extension_has_a_reader():
-    assert set(EXTENSIONS.values()) == set(READERS)
+    assert {*EXTENSIONS.values(), "squad", "mrqa"} == set(READERS)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_every_extension_has_a_reader():
         (
             "a.xlsx",
             "x",
-            "{path} has the extension '.xlsx', known are .jsonl, .ndjson, .parquet, .csv, .tsv; "
-            "set format: jsonl, parquet, csv, tsv",
+            "{path} has the extension '.xlsx', known are .jsonl, .ndjson, .parquet, .csv, .tsv, .conll, .iob, "
+            ".iob2, .bio; set format: jsonl, parquet, csv, tsv, conll, squad, mrqa",
         ),
         ("a.jsonl", "", "{path} is empty; a split needs at least one example"),
         ("a.jsonl", "\n\n", "{path} has no rows; a split needs at least one example"),

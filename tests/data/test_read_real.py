@@ -1,4 +1,4 @@
-"""The development datasets, read from KDCACHE_DATA."""
+"""The development datasets of classification, read from KDCACHE_DATA."""
 
 from __future__ import annotations
 
@@ -79,5 +79,5 @@ def test_the_f1_of_a_guess_is_that_of_scikit_learn(data_root: Path, tokenizer):
     items = [i for e in read_split(spec, "test", data_root=data_root)[:500] for i in task.encode(e, tokenizer)]
     logits = np.random.default_rng(0).normal(size=(len(items), 1, 3)).astype(np.float32)
     labels = [int(item.labels_R[0]) for item in items]
-    scores = evaluate(task.score(items, list(logits)), task.metrics())
+    scores = evaluate(task.score(items, list(logits)).statistics, task.metrics())
     assert scores["f1_macro"].value == pytest.approx(f1_score(labels, logits[:, 0].argmax(axis=1), average="macro"))

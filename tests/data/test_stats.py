@@ -42,6 +42,7 @@ def test_labels_duplicates_and_texts_of_other_splits_are_counted():
     assert summary.splits["train"] == SplitSummary(
         num_examples=4,
         labels={"no": 0, "yes": 3},
+        num_labels=3,
         num_unlabelled=1,
         num_duplicates=1,
         num_seen={"test": 2},

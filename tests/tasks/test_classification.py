@@ -180,7 +180,7 @@ def test_scores_are_those_of_scikit_learn(tokenizer):
     logits = rng.normal(size=(60, 3)).astype(np.float32)
     items = labelled_items(tokenizer, [THREE.labels[i] for i in labels], THREE)
     task = make("classification", THREE)
-    statistics = task.score(items, list(logits[:, None, :]))
+    statistics = task.score(items, list(logits[:, None, :])).statistics
     assert {name: len(values) for name, values in statistics.items()} == dict.fromkeys(statistics, 60)
     scores = evaluate(statistics, task.metrics())
     predictions = logits.argmax(axis=1)
@@ -196,7 +196,7 @@ def test_scores_are_those_of_scikit_learn(tokenizer):
 def test_statistics_stand_in_the_order_of_the_items(tokenizer):
     items = labelled_items(tokenizer, ["no", "yes"])
     logits = [np.array([[3, 0]], dtype=np.float32), np.array([[3, 0]], dtype=np.float32)]
-    assert make("classification", TWO).score(items, logits)["accuracy"].tolist() == [[1, 1], [0, 1]]
+    assert make("classification", TWO).score(items, logits).statistics["accuracy"].tolist() == [[1, 1], [0, 1]]
 
 
 ROW = np.zeros((1, 2), dtype=np.float32)
