@@ -89,8 +89,10 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any]:
         ("dataset", marker.dataset_digest, data.digest),
     ):
         if theirs != mine and not planned.config.allow_mismatch:
+            reason = data.task.bound_to_tokens if what == "tokenizer" else ""
             raise CacheMismatch(
-                f"the cache {planned.cache.root} was dumped with {what} {theirs}, this run has {mine}; dump again, "
+                f"the cache {planned.cache.root} was dumped with {what} {theirs}, this run has {mine}"
+                f"{f' and {reason}' if reason else ''}; dump again, "
                 f"or set student.allow_mismatch: true if you know that they agree"
             )
     _check_vocabulary(file, planned, data, num_tokens=len(tokenizer))
@@ -141,38 +143,42 @@ def _train(
         pad_token_id=pad,
     )
     objective = Objective.of(configuration, tail=planned.verdict.tail)
+    setup = evaluate.Setup(
+        task=data.task, tokenizer=tokenizer, pad_token_id=pad, batch_size=config.eval_batch_size, world=world
+    )
     best: tuple[Evaluation, ...] = ()
     selected: dict[str, float] = {}
     num_steps = 0
     for point in fit(engine, steps, objective, rows=data.task, config=config, log=log):
         num_steps = point.step
-        validation = _score(engine, data, "validation", config, world, pad)
+        engine.train(False)
+        readings = evaluate.predict(engine, data.items["validation"], setup)
+        validation = evaluate.score(data.items["validation"], readings, task=data.task, split="validation")
         scores = evaluate.plain_scores(validation)
         log.write("evaluation", step=point.step, epoch=point.epoch, **scores)
         if not best or _improves(validation, best[0]):
             best = (validation,)
-            if "test" in data.items:
-                best += (_score(engine, data, "test", config, world, pad),)
             selected = {"step": point.step, "epoch": round(point.epoch, 4)}
             state = engine.state_dict()
             if world.rank == 0:
                 checkpoint.save(planned.folder / "selected", model=engine.module, state=state, tokenizer=tokenizer)
     engine.close()
+    best += _test(planned, data, setup)
     counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
     return best, selected, counters
 
 
-def _score(engine: Engine, data: Prepared, split: str, config: StudentConfig, world: World, pad: int) -> Evaluation:
-    engine.train(False)
-    logits = evaluate.predict(
-        engine.forward,
-        data.items[split],
-        task=data.task,
-        batch_size=config.eval_batch_size,
-        pad_token_id=pad,
-        world=world,
-    )
-    return evaluate.score(data.items[split], logits, task=data.task, split=split)
+def _test(planned: Plan, data: Prepared, setup: evaluate.Setup) -> tuple[Evaluation, ...]:
+    """The selected checkpoint on the test split, as it is reported; nothing without one."""
+    if "test" not in data.items:
+        return ()
+    world, items = setup.world, data.items["test"]
+    barrier(world)  # rank 0 has written the checkpoint
+    bf16 = engine_settings(planned.config, world).bf16
+    folder = planned.folder / "selected"
+    model = models.load_selected(folder, data.task.auto_class, device=world.device, bf16=bf16)
+    readings = evaluate.predict(evaluate.Loaded(module=model), items, setup, final=True)
+    return (evaluate.score(items, readings, task=data.task, split="test", final=True),)
 
 
 def _improves(new: Evaluation, old: Evaluation) -> bool:
