@@ -48,7 +48,7 @@ def test_students_train_from_both_stores_and_compare(text_study, capsys: pytest.
             scores = tree["scores"]["test"]
             assert scores["perplexity"]["value"] == pytest.approx(np.exp(scores["nll"]["value"]))
     capsys.readouterr()
-    call("compare", str(folder / "out/students"), "--out", str(folder / "compare"), "--resamples", "50")
+    call("compare", str(folder / "out/students"), "--out", str(folder / "compare"), "--resamples", "100")
     assert PRIMARY[kind] in (folder / "compare/report.html").read_text()
 
 
@@ -80,8 +80,8 @@ def test_every_cached_row_is_the_teachers_own_without_padding(text_study):
         for r in range(item.num_rows):
             part = slice(rows.entry_ptr[first + r], rows.entry_ptr[first + r + 1])
             np.testing.assert_allclose(rows.logprobs[part], wanted[r, rows.ids[part]], atol=4e-3)
-            assert rows.lse[first + r] == pytest.approx(lse[r], abs=1e-4)
-            assert rows.gold[first + r] == pytest.approx(wanted[r, item.labels_R[r]], abs=1e-4)
+            assert rows.lse[first + r] == pytest.approx(lse[r], abs=2e-3)
+            assert rows.gold[first + r] == pytest.approx(wanted[r, item.labels_R[r]], abs=4e-3)
             assert vectors.lse[first + r] == pytest.approx(lse[r], abs=1e-4)
 
 

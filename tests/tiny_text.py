@@ -115,7 +115,7 @@ def write_translation(folder: Path, *, seed: int = 0) -> dict[str, Any]:
         "source_language": CODES[0],
         "target_language": CODES[1],
         "metric": "bleu",
-        "max_length": 24,
+        "max_length": 48,
         "beams": 2,
     }
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import Example, Item, TaskSettings
-from kdcache.tasks.base import Reading, RowTask, Scored, check_items, row_statistics, text_of
+from kdcache.tasks.base import Reading, RowTask, Scored, check_fast, check_items, row_statistics, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -184,25 +184,25 @@ def _dialogue(example: Example, tokenizer: Any) -> tuple[NDArray[np.int32], NDAr
             f"example {example.uid} is a dialogue, but the tokenizer has no chat template; use prompt and response "
             f"columns, or a tokenizer with a template"
         )
-    ids = _templated(tokenizer, messages)
-    answer_T = np.zeros(len(ids), dtype=np.bool_)
+    check_fast(tokenizer, why="which part of a dialogue a token is of")
+    text = _templated(tokenizer, messages)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    begin_T, end_T = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+    answer_T = np.zeros(len(begin_T), dtype=np.bool_)
     for i, message in enumerate(messages):
         if message["role"] != ANSWERS:
             continue
         invited, answered = _templated(tokenizer, messages[:i], invite=True), _templated(tokenizer, messages[: i + 1])
-        if ids[: len(answered)] != answered or answered[: len(invited)] != invited:
+        if not text.startswith(answered) or not answered.startswith(invited):
             raise DataError(
                 f"message {i} of example {example.uid} is not told by the chat template as it was asked for: which "
                 f"tokens are the answer cannot be known; use prompt and response columns"
             )
-        answer_T[len(invited) : len(answered)] = True
+        answer_T |= (end_T > len(invited)) & (begin_T < len(answered))
     if not answer_T.any():
         raise DataError(f"example {example.uid} has no message of the role {ANSWERS!r}; there is nothing to learn")
-    return np.array(ids, dtype=np.int32), answer_T
+    return np.array(encoded["input_ids"], dtype=np.int32), answer_T
 
 
-def _templated(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, invite: bool = False) -> list[int]:
-    encoded = tokenizer.apply_chat_template(
-        list(messages), tokenize=True, add_generation_prompt=invite, return_dict=True
-    )
-    return list(encoded["input_ids"])
+def _templated(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, invite: bool = False) -> str:
+    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=invite))

@@ -218,7 +218,7 @@ ROW = np.zeros((1, 2), dtype=np.float32)
             ["no"],
             [np.array([[np.nan, 0]], dtype=np.float32)],
             TrainingError,
-            "the logits of item 0 are not finite ([[nan, 0.0]]); the model has diverged: lower the learning rate, "
+            "the logits of item 0 are not finite ([nan, 0.0]); the model has diverged: lower the learning rate, "
             "or train in bf16 or fp32",
         ),
     ],
