@@ -18,6 +18,7 @@ from kdcache.core.types import Evaluation
 from kdcache.losses.objective import Objective
 from kdcache.student import skip_layers
 from kdcache.student.plan import Plan, StudentConfig, finished, plan
+from kdcache.tasks import make
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import CachedSteps
 from kdcache.training.engine import Engine, World, barrier, start
@@ -81,20 +82,12 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any]:
     marker = planned.cache.marker
     tokenizer = models.load_tokenizer(source)
     ours = models.tokenizer_digest(tokenizer)
+    task = make(file.dataset.task, file.dataset.task_settings())
+    _check_same("tokenizer", marker.tokenizer_digest, ours, planned, reason=task.bound_to_tokens)
     splits = ["validation", *(["test"] if "test" in file.dataset.splits else [])]
     cached_splits = [s for s in file.dataset.splits if s in planned.cache.plan.splits]
     data = prepare(file, tokenizer, encode=splits, digest_of=cached_splits)
-    for what, theirs, mine in (
-        ("tokenizer", marker.tokenizer_digest, ours),
-        ("dataset", marker.dataset_digest, data.digest),
-    ):
-        if theirs != mine and not planned.config.allow_mismatch:
-            reason = data.task.bound_to_tokens if what == "tokenizer" else ""
-            raise CacheMismatch(
-                f"the cache {planned.cache.root} was dumped with {what} {theirs}, this run has {mine}"
-                f"{f' and {reason}' if reason else ''}; dump again, "
-                f"or set student.allow_mismatch: true if you know that they agree"
-            )
+    _check_same("dataset", marker.dataset_digest, data.digest, planned)
     _check_vocabulary(file, planned, data, num_tokens=len(tokenizer))
     if tuple(marker.labels) != tuple(file.dataset.labels):
         raise CacheMismatch(
@@ -102,6 +95,15 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any]:
             f"the dataset's YAML has {', '.join(file.dataset.labels)}"
         )
     return data, tokenizer
+
+
+def _check_same(what: str, theirs: str, mine: str, planned: Plan, *, reason: str = "") -> None:
+    if theirs != mine and not planned.config.allow_mismatch:
+        raise CacheMismatch(
+            f"the cache {planned.cache.root} was dumped with {what} {theirs}, this run has {mine}"
+            f"{f' and {reason}' if reason else ''}; dump again, "
+            f"or set student.allow_mismatch: true if you know that they agree"
+        )
 
 
 def _check_vocabulary(file: RunFile, planned: Plan, data: Prepared, *, num_tokens: int) -> None:
