@@ -1,4 +1,4 @@
-"""Model families that generate go through dump and distillation: tiny random models as teachers, no training of them."""
+"""Model families that generate go through dump and distillation: tiny random models are the teachers."""
 
 from __future__ import annotations
 

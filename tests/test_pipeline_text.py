@@ -112,3 +112,13 @@ def test_another_tokenizer_is_refused_with_the_reason(text_study, tmp_path: Path
     said = refused(capsys, "train-student", folder / "run.yaml", "--device", "cpu", "--set", change, code=4)
     assert "was dumped with tokenizer" in said
     assert "their classes the vocabulary; dump again" in said
+
+
+def test_what_a_dump_costs_and_keeps_is_told_beforehand(text_study, capsys: pytest.CaptureFixture[str]):
+    _, folder = text_study
+    capsys.readouterr()
+    call("dump-teacher", str(folder / "run.yaml"), "--device", "cpu", "--dry-run", "--speed", "1000", "--json")
+    assert json.loads(capsys.readouterr().out)["num_rows"] > 0
+    call("dump-teacher", str(folder / "run.yaml"), "--device", "cpu", "--fidelity", "6", "--student", "half", "--json")
+    report = json.loads(capsys.readouterr().out)
+    assert {store["store"] for store in report["stores"]} == {"topk", "hidden"}

@@ -1,8 +1,9 @@
-"""Translation and language modelling small enough for a test: random models, tokenizers trained on the made-up texts."""
+"""Translation and language modelling small enough for a test: random models, tokenizers trained on made-up texts."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,17 @@ def sentences(generator: random.Random) -> tuple[str, str]:
     return " ".join(words), " ".join(WORDS[word] for word in words)
 
 
-def write_mbart(folder: Path, *, layers: int = 2) -> Path:
-    """An mBART of 2 + 2 layers x 32 and a tokenizer with its language codes."""
-    words = [*WORDS, *WORDS.values()]
+def write_mbart(
+    folder: Path, *, layers: int = 2, width: int = 32, texts: Sequence[str] = (), vocab_size: int = 60
+) -> Path:
+    """An mBART of 2 + 2 layers x 32 and a tokenizer with its language codes, trained on texts or the made-up words."""
+    words = texts or [word for word in (*WORDS, *WORDS.values()) for _ in range(9)]
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(vocab_size=60, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
-    backend.train_from_iterator([word for word in words for _ in range(9)], trainer)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
+    )
+    backend.train_from_iterator(words, trainer)
     core = MBartTokenizer()
     special = [core.convert_ids_to_tokens(i) for i in range(4)]
     learned = sorted(backend.get_vocab(with_added_tokens=False), key=backend.token_to_id)
@@ -54,14 +59,14 @@ def write_mbart(folder: Path, *, layers: int = 2) -> Path:
     torch.manual_seed(0)
     config = MBartConfig(
         vocab_size=len(tokenizer),
-        d_model=32,
+        d_model=width,
         encoder_layers=layers,
         decoder_layers=layers,
         encoder_attention_heads=2,
         decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=64,
+        encoder_ffn_dim=2 * width,
+        decoder_ffn_dim=2 * width,
+        max_position_embeddings=128,
         dropout=0.0,
         decoder_start_token_id=tokenizer.convert_tokens_to_ids(CODES[1]),
         forced_eos_token_id=None,

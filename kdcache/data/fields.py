@@ -106,7 +106,8 @@ def _messages(value: Any, column: str, place: str) -> list[dict[str, str]]:
         parts = [message.get(key) for key in ("role", "content")] if isinstance(message, dict) else [None]
         if not all(isinstance(part, str) and part.strip() for part in parts):
             raise DataError(
-                f"message {i} of {place} is {repr(message)[:80]}; it must have role and content, both text and not empty"
+                f"message {i} of {place} is {repr(message)[:80]}; it must have role and content, "
+                f"both text and not empty"
             )
     return [{key: message[key] for key in ("role", "content")} for message in value]
 

@@ -25,10 +25,11 @@ from kdcache.data.tags import to_iob2
 def read_split(spec: DatasetSpec, split: str, *, data_root: Path | None = None) -> list[Example]:
     """All examples of a split, after hold-out and limit.
 
-    `fields` holds what `spec.columns` names, but the id: `text`, `text_pair`, `question`, `context`, `language` as
-    text, `source` and `target`, `prompt` and `response` too, `messages` as role and content, `label` as the class's name, `words` and `tags` (names in IOB2) as lists, `answers` as the gold texts with
-    `spans`, their [begin, end) in the context. An unlabelled example has no `label`, `tags` or `answers`. The uid is
-    the id column's value, or `<source split>-<row>` with rows from 0; of joined sources it begins with `<source>/`.
+    `fields` holds what `spec.columns` names, but the id: `text`, `text_pair`, `question`, `context`, `source`,
+    `target`, `prompt`, `response`, `language` as text, `messages` as role and content, `label` as the class's name,
+    `words` and `tags` (names in IOB2) as lists, `answers` as the gold texts with `spans`, their [begin, end) in the
+    context. An unlabelled example has no `label`, `tags` or `answers`. The uid is the id column's value, or
+    `<source split>-<row>` with rows from 0; of joined sources it begins with `<source>/`.
 
     Args:
         spec: the dataset.

@@ -41,7 +41,8 @@ class Source:
     name: str
     """Begins the uid of its examples: `<name>/<id>`."""
     files: Files = field(default_factory=dict)
-    """Split -> file, or line-aligned files. Relative ones start at the data root if there is one, else at the YAML's folder."""
+    """Split -> file, or line-aligned files (format lines). Relative ones start at the data root if there is one, else
+    at the YAML's folder."""
     hub: HubSource | None = None
     """Instead of files."""
     format: Format = "auto"

@@ -59,7 +59,8 @@ class DatasetSpec:
     task: str
     """What is done with it: a key of `tasks.TASKS`, e.g. `classification`, `ner`, `qa`."""
     files: Files = field(default_factory=dict)
-    """Split -> file, or line-aligned files (format lines). Relative ones start at the data root if there is one, else at the YAML's folder."""
+    """Split -> file, or line-aligned files (format lines). Relative ones start at the data root if there is one, else
+    at the YAML's folder."""
     hub: HubSource | None = None
     """Instead of files."""
     sources: tuple[Source, ...] = ()
@@ -113,7 +114,7 @@ class DatasetSpec:
     too_long: Literal["drop", "refuse"] | None = None
     """Pairs and dialogues over `max_length`: left out with a count (drop, the default), or an error."""
     packing: Literal["packed", "padded"] | None = None
-    """Text of a causal LM: joined to items of `max_length` tokens (packed, the default), or one item a text (padded)."""
+    """Text of a causal LM: joined to items of `max_length` tokens (packed, the default), or an item a text (padded)."""
     limit: Mapping[str, int] = field(default_factory=dict)
     """Split -> number of examples taken: the first of a shuffle with `seed`, in the file's order, after hold-out."""
     holdout: Mapping[str, Holdout] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """How well probabilities fit: NLL, Brier score, expected calibration error, optimal temperature. Pure numpy and scipy.
 
-Statistics come from a few numbers of each predicted distribution; they are additive over items like those of `classification`.
+Statistics come from a few numbers of each predicted distribution; they are additive over items like those of
+`classification`.
 """
 
 # I items  C classes  M bins  S statistics  ... any leading dimensions (resamples)

@@ -125,26 +125,8 @@ def _train(
     )
     engine = Engine(model, engine_settings(config, world), world)
     torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
-    # The canonical teachers: a mixture of a teacher with itself, or with weight 0, reads one.
-    configuration = planned.configuration
-    loader = Loader(
-        planned.cache,
-        split="train",
-        teachers=configuration.teachers,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro(world.size),
-        seed=config.seed,
-        rank=world.rank,
-        world_size=world.size,
-        with_rows=bool(configuration.teachers),
-    )
-    steps = CachedSteps(
-        loader=loader,
-        teachers=configuration.teachers,
-        teacher_weight=configuration.teacher_weight,
-        pad_token_id=pad,
-    )
-    objective = Objective.of(configuration, tail=planned.verdict.tail)
+    steps = _steps(planned, world, pad)
+    objective = Objective.of(planned.configuration, tail=planned.verdict.tail)
     setup = evaluate.Setup(
         task=data.task, tokenizer=tokenizer, pad_token_id=pad, batch_size=config.eval_batch_size, world=world
     )
@@ -168,6 +150,30 @@ def _train(
     best += _test(planned, data, setup)
     counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
     return best, selected, counters
+
+
+def _steps(planned: Plan, world: World, pad: int) -> CachedSteps:
+    """The training's steps, streamed from the cache."""
+    config = planned.config
+    # The canonical teachers: a mixture of a teacher with itself, or with weight 0, reads one.
+    configuration = planned.configuration
+    loader = Loader(
+        planned.cache,
+        split="train",
+        teachers=configuration.teachers,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro(world.size),
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+        with_rows=bool(configuration.teachers),
+    )
+    return CachedSteps(
+        loader=loader,
+        teachers=configuration.teachers,
+        teacher_weight=configuration.teacher_weight,
+        pad_token_id=pad,
+    )
 
 
 def _test(planned: Plan, data: Prepared, setup: evaluate.Setup) -> tuple[Evaluation, ...]:

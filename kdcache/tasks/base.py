@@ -141,21 +141,13 @@ class Task(Protocol):
         ...
 
     def answers(self, items: Sequence[Item], logits: Sequence[Tensor]) -> list[Any]:
-        """What scoring needs of each item's logits beyond the facts of its rows; null for most tasks.
-
-        Args:
-            items: of a batch.
-            logits: float32 [R, V] of each.
-        """
+        """What scoring needs of each item's logits [R, V] beyond the facts of its rows; null for most tasks."""
         ...
 
     def write(self, model: Any, inputs: Mapping[str, Tensor], writing: Writing) -> list[str] | None:
         """The texts that a model writes for a batch, where the score is of texts; else null.
 
-        Args:
-            model: of transformers.
-            inputs: of the batch.
-            writing: how.
+        See `Writing`.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The next token of a text or of a dialogue's answers (causal language modelling): one row a token that is predicted."""
+"""The next token of a text or of a dialogue's answers (causal language modelling): one row a predicted token."""
 
 # I items  R rows (predicted tokens)  V classes (the vocabulary)  T tokens
 
@@ -26,8 +26,8 @@ ANSWERS = "assistant"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CausalLM(RowTask):
-    """Causal language modelling of texts (field `text`), of answers to prompts (`prompt`, `response`) and of the answers
-    in dialogues (`messages`). What is asked has no rows: it is read, never learned."""
+    """Causal language modelling of texts (field `text`), of answers to prompts (`prompt`, `response`) and of answers in
+    dialogues (`messages`). What is asked has no rows: it is read, never learned."""
 
     settings: TaskSettings
     name: str = "causal_lm"
@@ -77,8 +77,8 @@ class CausalLM(RowTask):
         return _windows(example.uid, ids, answer_T, self.settings.max_length, len(tokenizer))
 
     def arrange(self, items: list[Item], tokenizer: Any) -> list[Item]:
-        """Packed: texts one behind the other, cut into items of `max_length` tokens, each named after the text it begins
-        in. Neighbours share a token, so that all but the very first are predicted once. Else the items as they are.
+        """Packed: texts one behind the other, cut into items of `max_length` tokens, each named after the text it
+        begins in. Neighbours share a token, so that all but the very first are predicted once. Else items as they are.
         """
         if not items or not self._packed() or "prompted" in items[0].meta:
             return items

@@ -45,7 +45,9 @@ class Translation(RowTask):
                 f"labels has {len(settings.labels)} classes, but those of translation are the vocabulary; leave it out"
             )
         if settings.metric not in METRICS:
-            raise ConfigError(f"metric = {settings.metric!r} does not score translations; allowed: {', '.join(METRICS)}")
+            raise ConfigError(
+                f"metric = {settings.metric!r} does not score translations; allowed: {', '.join(METRICS)}"
+            )
         for name in ("beams", "selection_beams"):
             value = getattr(settings, name)
             if value is not None and value < 1:
@@ -133,8 +135,8 @@ class Translation(RowTask):
         return texts
 
     def score(self, items: Sequence[Item], readings: Sequence[Reading]) -> Scored:
-        """Statistics of every pair: `bleu` and `chrf` of the text written, `nll`, `accuracy`, `brier`, `ece` summed over
-        its rows.
+        """Statistics of every pair: `bleu` and `chrf` of the text written, `nll`, `accuracy`, `brier`, `ece` summed
+        over its rows.
 
         Raises:
             DataError: no items, or a training item, which has no reference.

@@ -220,9 +220,7 @@ def _test(
         folder_of = folder / "selected" / role
         model = models.load_selected(folder_of, data.task.auto_class, device=world.device, bf16=bf16)
         readings = evaluate.predict(evaluate.Loaded(module=model), items, setup, final=True)
-        scores[role] = evaluate.plain_scores(
-            evaluate.score(items, readings, task=data.task, split="test", final=True)
-        )
+        scores[role] = evaluate.plain_scores(evaluate.score(items, readings, task=data.task, split="test", final=True))
     return scores
 
 

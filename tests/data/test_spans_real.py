@@ -19,8 +19,8 @@ from kdcache.data.spec import load_spec
 from kdcache.data.stats import describe_dataset
 from kdcache.metrics import evaluate
 from kdcache.tasks import make
-from tests.readings import score
 from kdcache.tasks.qa import LONGEST_ANSWER, best_span
+from tests.readings import score
 
 pytestmark = pytest.mark.realdata
 

@@ -16,9 +16,9 @@ from transformers import (
     BertModel,
     DistilBertConfig,
     DistilBertModel,
+    GemmaConfig,
     GPT2Config,
     GPT2Model,
-    GemmaConfig,
     LlamaConfig,
     MarianConfig,
     MBartConfig,
@@ -143,7 +143,9 @@ def test_stacks_of_a_model_with_one_are_refused(tmp_path: Path):
 def test_layers_of_stacks_are_read_from_yaml():
     parsed = parse(StudentSource, {"path": "x", "layers": {"encoder": 3, "decoder": [0, 5]}}, where="m.yaml")
     assert parsed.layers == StackLayers(encoder=3, decoder=(0, 5))
-    with pytest.raises(ConfigError, match=r"^unknown setting layers\.encode in m\.yaml; did you mean layers\.encoder\?$"):
+    with pytest.raises(
+        ConfigError, match=r"^unknown setting layers\.encode in m\.yaml; did you mean layers\.encoder\?$"
+    ):
         parse(StudentSource, {"path": "x", "layers": {"encode": 3}}, where="m.yaml")
 
 

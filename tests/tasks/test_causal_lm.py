@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,13 +60,13 @@ def test_padded_texts_end_with_the_end_and_long_ones_are_cut_without_loss(tokeni
     for n, text in enumerate(TEXTS):
         ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
         mine = [item for item in items if item.uid.partition("#")[0] == f"u{n}"]
-        assert [pair for item in mine for pair in predicted(item)] == list(zip(ids[:-1], ids[1:], strict=True))
+        assert [pair for item in mine for pair in predicted(item)] == list(itertools.pairwise(ids))
 
 
 def test_packed_texts_predict_every_token_but_the_first_once(tokenizer):
     items = encode(PACKED, tokenizer)
     ids = [token for text in TEXTS for token in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
-    assert [pair for item in items for pair in predicted(item)] == list(zip(ids[:-1], ids[1:], strict=True))
+    assert [pair for item in items for pair in predicted(item)] == list(itertools.pairwise(ids))
     assert {item.num_tokens for item in items[:-1]} == {16}
     assert items[0].uid == "u0@0"
     assert all(item.uid.startswith("u1@") for item in items[1:-1])
@@ -94,7 +95,9 @@ def test_only_what_the_assistant_says_is_learned(tokenizer):
 
 def test_dialogues_that_cannot_be_learned_are_refused(tokenizer, folder: Path):
     user, answer = {"role": "user", "content": "rot"}, {"role": "assistant", "content": "red"}
-    with pytest.raises(DataError, match=r"^example u has no message of the role 'assistant'; there is nothing to learn$"):
+    with pytest.raises(
+        DataError, match=r"^example u has no message of the role 'assistant'; there is nothing to learn$"
+    ):
         TALK.encode(example(messages=[user]), tokenizer)
     long = [user, {**answer, "content": "red " * 60}]
     assert TALK.encode(example(messages=long), tokenizer) == []
@@ -103,10 +106,14 @@ def test_dialogues_that_cannot_be_learned_are_refused(tokenizer, folder: Path):
         strict.encode(example(messages=long), tokenizer)
     other = load_tokenizer(ModelSource(path=str(folder)))
     other.chat_template = "{% for m in messages %}{{ m['content'] }}{% if loop.last %}!{% endif %}{% endfor %}"
-    with pytest.raises(DataError, match=r"^message 1 of example u is not told by the chat template as it was asked for"):
+    with pytest.raises(
+        DataError, match=r"^message 1 of example u is not told by the chat template as it was asked for"
+    ):
         TALK.encode(example(messages=[user, answer, user]), other)
     other.chat_template = None
-    with pytest.raises(DataError, match=r"^example u is a dialogue, but the tokenizer has no chat template; use prompt"):
+    with pytest.raises(
+        DataError, match=r"^example u is a dialogue, but the tokenizer has no chat template; use prompt"
+    ):
         TALK.encode(example(messages=[user, answer]), other)
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from kdcache.core.errors import ConfigError, DataError, ModelError, TrainingError
+from kdcache.core.errors import ConfigError, DataError, TrainingError
 from kdcache.core.types import IGNORE, Example, TaskSettings
 from kdcache.metrics import evaluate
 from kdcache.tasks import make

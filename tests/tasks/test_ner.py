@@ -13,8 +13,8 @@ from kdcache.core.errors import ConfigError, DataError, ModelError
 from kdcache.core.types import IGNORE, Example, TaskSettings
 from kdcache.metrics import evaluate
 from kdcache.tasks import make
-from tests.readings import score
 from kdcache.tasks.base import check_fast
+from tests.readings import score
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 SETTINGS = TaskSettings(labels=LABELS, max_length=8, metric="f1")

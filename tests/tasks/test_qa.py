@@ -9,12 +9,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from kdcache.core.errors import ConfigError, DataError, ModelError
+from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import IGNORE, Example, TaskSettings
 from kdcache.metrics import evaluate
 from kdcache.tasks import make
-from tests.readings import score
 from kdcache.tasks.qa import LONGEST_ANSWER, best_span
+from tests.readings import score
 
 SETTINGS = TaskSettings(labels=(), max_length=10, metric="f1", overlap=2)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnop", "who"]

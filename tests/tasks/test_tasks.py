@@ -36,5 +36,7 @@ def test_an_unknown_task_is_refused_with_the_known_ones_and_the_closest():
         "task = 'clasification' is not known; known: classification, ner, qa, translation, causal_lm; "
         "did you mean classification?"
     )
-    with pytest.raises(ConfigError, match=r"^task = 'parsing' is not known; known: classification, ner, qa, translation, causal_lm$"):
+    with pytest.raises(
+        ConfigError, match=r"^task = 'parsing' is not known; known: classification, ner, qa, translation, causal_lm$"
+    ):
         make("parsing", SETTINGS)

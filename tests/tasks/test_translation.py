@@ -146,7 +146,9 @@ def test_references_score_1_and_certain_rows_have_no_loss(tokenizer):
     assert scores["accuracy"].value == 1
     assert scores["chrf"].value == pytest.approx(1)
     assert scores["nll"].value == pytest.approx(0, abs=1e-9)
-    with pytest.raises(DataError, match=r"^item u0 was encoded for training and has no reference; score another split$"):
+    with pytest.raises(
+        DataError, match=r"^item u0 was encoded for training and has no reference; score another split$"
+    ):
         score(TASK, items_of(tokenizer, train=True), certain, [""] * 3)
 
 
@@ -154,7 +156,10 @@ def test_references_score_1_and_certain_rows_have_no_loss(tokenizer):
     ("change", "message"),
     [
         ({"labels": ("a", "b")}, r"^labels has 2 classes, but those of translation are the vocabulary; leave it out$"),
-        ({"metric": "f1"}, r"^metric = 'f1' does not score translations; allowed: bleu, chrf, nll, accuracy, brier, ece$"),
+        (
+            {"metric": "f1"},
+            r"^metric = 'f1' does not score translations; allowed: bleu, chrf, nll, accuracy, brier, ece$",
+        ),
         ({"beams": 0}, r"^beams = 0 finds nothing; it must be at least 1, which is greedy$"),
         ({"target_language": None}, r"^only source_language = 'de_DE' is given; give the other language too$"),
     ],
@@ -167,8 +172,14 @@ def test_wrong_settings_are_refused(change, message):
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
-        ((None, None), r"^source_language is not given, but MBartTokenizer puts a language code to every text; give one"),
-        (("de_DE", "en_US"), r"^target_language = 'en_US' is no language code of MBartTokenizer; give one of its codes,"),
+        (
+            (None, None),
+            r"^source_language is not given, but MBartTokenizer puts a language code to every text; give one",
+        ),
+        (
+            ("de_DE", "en_US"),
+            r"^target_language = 'en_US' is no language code of MBartTokenizer; give one of its codes,",
+        ),
     ],
 )
 def test_a_tokenizer_with_codes_needs_languages_that_it_has(tokenizer, codes, message):

@@ -89,7 +89,7 @@ def train_cached(world: World, root: Path, stage: int) -> Trained:
         rank=world.rank,
         world_size=world.size,
     )
-    steps = CachedSteps(loader=loader, teacher="t_hs", pad_token_id=0)
+    steps = CachedSteps(loader=loader, teachers=("t_hs",), pad_token_id=0)
     return small.train(engine, steps, config, Objective(loss="ce", tau_t=2, tau_s=1, alpha=0.5))
 
 

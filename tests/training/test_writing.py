@@ -22,7 +22,12 @@ from tests.training import small
 
 SETTINGS = TaskSettings(labels=(), max_length=30, metric="bleu", source_language=CODES[0], target_language=CODES[1])
 TASK = make("translation", SETTINGS)
-PAIRS = [("der hund", "the dog"), ("der mann sieht der hund", "the man sees the dog"), ("rot", "red red"), ("kind", "a")]
+PAIRS = [
+    ("der hund", "the dog"),
+    ("der mann sieht der hund", "the man sees the dog"),
+    ("rot", "red red"),
+    ("kind", "a"),
+]
 
 
 def predict(world: World, folder: Path, items: Sequence[Item], stage: int, final: bool) -> list[Reading]:
