@@ -100,7 +100,7 @@ class DatasetSpec:
     normalize: Literal["squad", "mlqa"] | None = None
     """How answers are compared: by SQuAD's rules (the default of qa), or by MLQA's for the example's language."""
     source_language: str | None = None
-    """Code of the source's language, e.g. `de_DE`, for tokenizers that have codes (mBART, mBART-50, M2M-100, NLLB)."""
+    """Code of the source's language, e.g. `de_DE`, for tokenizers that have codes (mBART, mBART-50)."""
     target_language: str | None = None
     """Of the target's."""
     source_prefix: str | None = None

@@ -119,17 +119,18 @@ class Translation(RowTask):
 
     def write(self, model: Any, inputs: Mapping[str, Tensor], writing: Writing) -> list[str] | None:
         """What the model makes of the sources, by beam search (greedy with one beam), detokenised."""
+        forced = self._forced(inputs, writing.tokenizer)
         written = model.generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             decoder_start_token_id=int(inputs["decoder_input_ids"][0, 0]),
-            forced_bos_token_id=self._forced(inputs, writing.tokenizer),
             num_beams=self._beams(final=writing.final),
             length_penalty=self._length_penalty(),
             do_sample=False,
             max_new_tokens=self.settings.max_length,
             max_length=None,
             synced_gpus=writing.synced,
+            **({} if forced is None else {"forced_bos_token_id": forced}),  # null would undo the model's own (BART)
         )
         texts: list[str] = writing.tokenizer.batch_decode(written, skip_special_tokens=True)
         return texts
@@ -218,5 +219,5 @@ class Translation(RowTask):
 
 
 def has_codes(tokenizer: Any) -> bool:
-    """Whether a tokenizer puts a language code to every text (mBART, mBART-50, M2M-100, NLLB)."""
+    """Whether a tokenizer puts a language code to every text (mBART, mBART-50)."""
     return hasattr(tokenizer, "src_lang") and hasattr(tokenizer, "tgt_lang")

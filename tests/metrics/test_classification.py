@@ -119,7 +119,15 @@ def test_every_metric_is_filed_under_its_own_name_and_has_a_direction():
         "ece",
     }
     rows = {"accuracy", "nll", "brier", "ece"}
-    assert {metric.statistic for metric in METRICS.values()} == {*rows, "classes", "entities", "squad", "mlqa"}
+    assert {metric.statistic for metric in METRICS.values()} == {
+        *rows,
+        "classes",
+        "entities",
+        "squad",
+        "mlqa",
+        "bleu",
+        "chrf",
+    }
 
 
 def test_evaluate_refuses_unknown_metrics_missing_statistics_and_empty_splits():

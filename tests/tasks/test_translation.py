@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MBartForConditionalGeneration
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    MBart50Tokenizer,
+    MBartConfig,
+    MBartForConditionalGeneration,
+)
 
 from kdcache.core.errors import ConfigError, DataError, ModelError
 from kdcache.core.types import Example, TaskSettings
@@ -75,6 +81,29 @@ def test_the_tokenizers_digest_does_not_depend_on_the_language_at_hand(folder, t
     TASK.encode(pair(), tokenizer)
     assert tokenizer_digest(tokenizer) == before
     assert tokenizer_digest(AutoTokenizer.from_pretrained(folder)) != before, "the start of a target decides rows too"
+
+
+def test_mbart_50_has_the_code_before_both_texts_and_is_forced_to_say_it():
+    core = MBart50Tokenizer()
+    special = [core.convert_ids_to_tokens(i) for i in range(4)]
+    words = ["▁the", "▁dog", "▁der", "▁hund", "▁"]
+    vocab = [*((t, 0.0) for t in special), *((w, -2.0) for w in words), ("de_DE", 0.0), ("en_XX", 0.0), ("<mask>", 0.0)]
+    tokenizer = MBart50Tokenizer(vocab=vocab, src_lang="de_DE", tgt_lang="en_XX")
+    tokenizer.decoder_start = tokenizer.eos_token_id
+    (item,) = TASK.encode(pair(), tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens
+    assert tokens(item.inputs["input_ids"].tolist()) == ["de_DE", "▁der", "▁hund", "</s>"]
+    assert tokens(item.inputs["decoder_input_ids"].tolist()) == ["</s>", "en_XX", "▁the", "▁dog"]
+    assert tokens(item.labels_R.tolist()) == ["en_XX", "▁the", "▁dog", "</s>"]
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    model = MBartForConditionalGeneration(MBartConfig(vocab_size=len(tokenizer), **sizes, **heads)).eval()
+    asked = {}
+    model.generate = lambda **kwargs: asked.update(kwargs) or torch.zeros(1, 1, dtype=torch.int64)
+    TASK.write(model, collate([item], pad_token_id=1).inputs, Writing(tokenizer=tokenizer, final=True, synced=False))
+    assert asked["decoder_start_token_id"] == tokenizer.eos_token_id
+    assert asked["forced_bos_token_id"] == tokenizer.convert_tokens_to_ids("en_XX")
 
 
 def test_other_tokenizers_take_the_start_from_the_model(tmp_path: Path):
