@@ -124,8 +124,10 @@ def load_tokenizer(source: ModelSource) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=source.revision or "main")
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load a tokenizer from {path}: {_one_line(error)}") from None
-    if (Path(path) / "config.json").is_file() or not Path(path).is_dir():
+    try:
         tokenizer.decoder_start = getattr(load_config(source), "decoder_start_token_id", None)
+    except ModelError:  # a tokenizer alone; who needs the start says that it is missing
+        tokenizer.decoder_start = None
     return tokenizer
 
 

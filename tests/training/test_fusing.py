@@ -86,6 +86,17 @@ def test_fused_and_dense_train_the_same_weights(tmp_path: Path, kind: str, stage
         assert fused[3] == 0, "the head ran over no row"
 
 
+def test_bfloat16_is_fused_too(tmp_path: Path):
+    folder = write_mbart(tmp_path)
+    items = items_of(folder, "mbart")
+    settings = {"batch_size": 4, "epochs": 1, "precision": "bfloat16"}
+    dense, fused = (
+        run_ranks(train, folder, "mbart", items, {**settings, "fused": how}, size=1)[0] for how in ("never", "always")
+    )
+    np.testing.assert_allclose(fused[0], dense[0], rtol=0.02)
+    assert (dense[3] > 0, fused[3]) == (True, 0)
+
+
 def test_small_vocabularies_stay_dense_and_zero_3_refuses_always(tmp_path: Path):
     folder = write_llama(tmp_path)
     items = items_of(folder, "llama")
