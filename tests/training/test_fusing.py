@@ -63,7 +63,7 @@ def train(world: World, folder: Path, kind: str, items: list[Item], settings: di
             for _ in fit(engine, steps, small.HARD, rows=task, config=config, log=log):
                 pass
         lines = [json.loads(line) for line in (Path(name) / "log.jsonl").read_text().splitlines()]
-    weights = {n: value.numpy() for n, value in engine.state_dict().items()}
+    weights = {n: value.float().numpy() for n, value in engine.state_dict().items()}
     losses = [line["loss"] for line in lines if "loss" in line]
     return losses, weights, [line for line in lines if "head" in line or "reason" in line], max(sizes)
 
