@@ -38,7 +38,8 @@ class Item:
 
     Attributes:
         uid: the example's uid (tasks that cut one example into several items add a suffix).
-        inputs: model argument -> int32 array, one value a token; `input_ids` is always there. Unpadded.
+        inputs: model argument -> int32 array, one value a token; `input_ids` is always there. Unpadded. Arguments that
+            begin with `decoder_` are of the decoder's tokens, `decoder_input_ids`.
         positions_R: int32, where row r is read: a token; 0 for one row per example; for the two rows of a span 0 is the
             start, 1 the end. What it means is the task's own.
         labels_R: int32, the gold class of row r, or `IGNORE`.
@@ -216,6 +217,15 @@ class TaskSettings:
         longest_answer: tokens of an answer.
         empty_windows: `keep` or `drop` windows without the answer from training.
         normalize: how answers are compared, `squad` or `mlqa`.
+        source_language: code of the source's language where a tokenizer has codes, e.g. `de_DE`; null for tasks that do
+            not translate, and so are the next five.
+        target_language: of the target's.
+        source_prefix: text before every source, e.g. T5's `translate German to English: `.
+        beams: of the beam search behind a reported score.
+        selection_beams: of the search behind scores that select checkpoints; 1 is greedy.
+        length_penalty: exponent of the length that a beam's log-probability is divided by.
+        too_long: `drop` or `refuse` examples over `max_length`, where a cut would change what is learned.
+        packing: `packed` joins texts to items of `max_length` tokens, `padded` gives each text its own.
     """
 
     labels: tuple[str, ...]
@@ -225,3 +235,11 @@ class TaskSettings:
     longest_answer: int | None = None
     empty_windows: Literal["keep", "drop"] | None = None
     normalize: Literal["squad", "mlqa"] | None = None
+    source_language: str | None = None
+    target_language: str | None = None
+    source_prefix: str | None = None
+    beams: int | None = None
+    selection_beams: int | None = None
+    length_penalty: float | None = None
+    too_long: Literal["drop", "refuse"] | None = None
+    packing: Literal["packed", "padded"] | None = None

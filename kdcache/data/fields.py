@@ -8,7 +8,8 @@ from typing import Any
 from kdcache.core.errors import DataError
 
 FIELDS = (
-    "text", "text_pair", "label", "words", "tags", "question", "context", "answers", "language", "id"
+    "text", "text_pair", "label", "words", "tags", "question", "context", "answers", "source", "target", "prompt",
+    "response", "messages", "language", "id"
 )  # fmt: skip
 """What a column can be to a task."""
 
@@ -49,6 +50,8 @@ def parse_fields(
             fields |= {} if tags is None else {"tags": tags}
         elif name == "words":
             fields[name] = _words(value, column, place)
+        elif name == "messages":
+            fields[name] = _messages(value, column, place)
         elif name == "answers":
             fields |= _answers(value, row[columns["context"]], column, place)
         elif name != "id":
@@ -91,6 +94,22 @@ def _text(value: Any, column: str, place: str) -> str:
     if value is None or not value.strip():
         raise DataError(f"{place} has empty text in the column {column!r}; {MISSING}")
     return value
+
+
+def _messages(value: Any, column: str, place: str) -> list[dict[str, str]]:
+    """A dialogue: who says what, in order."""
+    if not isinstance(value, list) or not value:
+        raise DataError(
+            f"{place} has {repr(value)[:80]} in the column {column!r}; it must be a list of {{role: ..., content: ...}}"
+        )
+    for i, message in enumerate(value):
+        parts = [message.get(key) for key in ("role", "content")] if isinstance(message, dict) else [None]
+        if not all(isinstance(part, str) and part.strip() for part in parts):
+            raise DataError(
+                f"message {i} of {place} is {repr(message)[:80]}; it must have role and content, "
+                f"both text and not empty"
+            )
+    return [{key: message[key] for key in ("role", "content")} for message in value]
 
 
 def _words(value: Any, column: str, place: str) -> list[str]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from kdcache.core.errors import DataError
 from kdcache.data.conll import ConllOptions, read_conll
+from kdcache.data.lines import read_texts
 from kdcache.data.questions import read_mrqa, read_squad
 from kdcache.data.records import Records, read_lines
 
@@ -81,10 +82,11 @@ def read_parquet(path: Path, columns: Sequence[str], encoding: str) -> Records:
 
 
 READERS: dict[str, Reader] = {"jsonl": read_jsonl, "parquet": read_parquet, "csv": read_csv, "tsv": read_tsv}
-READERS |= {"conll": read_conll, "squad": read_squad, "mrqa": read_mrqa}
+READERS |= {"lines": read_texts, "conll": read_conll, "squad": read_squad, "mrqa": read_mrqa}
 """Format -> reader."""
 
 EXTENSIONS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "tsv"}
+EXTENSIONS |= {".txt": "lines"}
 EXTENSIONS |= {".conll": "conll", ".iob": "conll", ".iob2": "conll", ".bio": "conll"}
 """What `format: auto` knows. Not .json and .jsonl.gz: they are `squad` or `mrqa` where the YAML says so."""
 

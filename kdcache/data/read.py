@@ -15,6 +15,8 @@ from kdcache.core.types import Example
 from kdcache.data.fields import GOLD, parse_fields
 from kdcache.data.files import Records, read_file
 from kdcache.data.hub import read_hub
+from kdcache.data.lines import read_aligned
+from kdcache.data.records import expanded
 from kdcache.data.select import select
 from kdcache.data.spec import DatasetSpec, Source
 from kdcache.data.tags import to_iob2
@@ -23,10 +25,11 @@ from kdcache.data.tags import to_iob2
 def read_split(spec: DatasetSpec, split: str, *, data_root: Path | None = None) -> list[Example]:
     """All examples of a split, after hold-out and limit.
 
-    `fields` holds what `spec.columns` names, but the id: `text`, `text_pair`, `question`, `context`, `language` as
-    text, `label` as the class's name, `words` and `tags` (names in IOB2) as lists, `answers` as the gold texts with
-    `spans`, their [begin, end) in the context. An unlabelled example has no `label`, `tags` or `answers`. The uid is
-    the id column's value, or `<source split>-<row>` with rows from 0; of joined sources it begins with `<source>/`.
+    `fields` holds what `spec.columns` names, but the id: `text`, `text_pair`, `question`, `context`, `source`,
+    `target`, `prompt`, `response`, `language` as text, `messages` as role and content, `label` as the class's name,
+    `words` and `tags` (names in IOB2) as lists, `answers` as the gold texts with `spans`, their [begin, end) in the
+    context. An unlabelled example has no `label`, `tags` or `answers`. The uid is the id column's value, or
+    `<source split>-<row>` with rows from 0; of joined sources it begins with `<source>/`.
 
     Args:
         spec: the dataset.
@@ -75,10 +78,20 @@ def _line(value: Any) -> bytes:
 def _records(
     spec: DatasetSpec, part: Source, split: str, columns: Mapping[str, str], data_root: Path | None
 ) -> Records:
-    wanted = list(columns.values())
+    wanted = list(dict.fromkeys([*columns.values(), *(column.partition(".")[0] for column in columns.values())]))
     if part.hub is not None:
-        return read_hub(part.hub, part.hub.splits[split], wanted)
-    name = Path(part.files[split]).expanduser()
+        return expanded(read_hub(part.hub, part.hub.splits[split], wanted), columns.values())
+    names = part.files[split]
+    if isinstance(names, tuple):
+        return read_aligned([_place(spec, split, name, data_root) for name in names], part.encoding)
+    path = _place(spec, split, names, data_root)
+    records = read_file(path, wanted, format=part.format, encoding=part.encoding, conll=part.conll)
+    return expanded(records, columns.values())
+
+
+def _place(spec: DatasetSpec, split: str, given: str, data_root: Path | None) -> Path:
+    """A file that is there."""
+    name = Path(given).expanduser()
     root = data_root or spec.base or Path()
     path = root / name  # an absolute name stands for itself
     if not path.is_file():
@@ -89,7 +102,7 @@ def _records(
             f"set --data-root or KDCACHE_DATA to the folder that holds {name}"
         )
         raise DataError(f"dataset {spec.name}, split {split}: no file {path.absolute()}; {how}")
-    return read_file(path, wanted, format=part.format, encoding=part.encoding, conll=part.conll)
+    return path
 
 
 def _check_columns(split: str, columns: Mapping[str, str], records: Records) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,30 @@ class Records:
     unit: str
     numbers: Sequence[int]
     rows: Sequence[Mapping[str, Any]]
+
+
+def expanded(records: Records, columns: Collection[str]) -> Records:
+    """Records with the columns `a.b` that were asked for: the value of b in the objects of column a.
+
+    Raises:
+        DataError: a value of column a that is no object.
+    """
+    inner = [name for name in columns if "." in name and name not in records.columns]
+    inner = [name for name in inner if name.partition(".")[0] in records.columns]
+    if not inner:
+        return records
+    rows, names = [dict(row) for row in records.rows], dict.fromkeys(records.columns)
+    for name in inner:
+        outer, _, key = name.partition(".")
+        for number, row in zip(records.numbers, rows, strict=True):
+            if not isinstance(row[outer], Mapping):
+                raise DataError(
+                    f"{records.unit} {number} of {records.place} has {repr(row[outer])[:80]} in the column {outer!r}; "
+                    f"{name!r} needs an object there, such as {{{key}: ...}}"
+                )
+            names.update(dict.fromkeys(f"{outer}.{k}" for k in row[outer]))
+            row[name] = row[outer].get(key)
+    return replace(records, columns=tuple(names), rows=rows)
 
 
 def read_lines(path: Path, encoding: str) -> list[str]:

@@ -10,7 +10,10 @@ from typing import Literal
 from kdcache.core.errors import ConfigError
 from kdcache.data.conll import ConllOptions
 
-Format = Literal["auto", "jsonl", "parquet", "csv", "tsv", "conll", "squad", "mrqa"]
+Files = Mapping[str, str | tuple[str, ...]]
+"""Split -> file, or the line-aligned files of one (format lines)."""
+
+Format = Literal["auto", "jsonl", "parquet", "csv", "tsv", "conll", "squad", "mrqa", "lines"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +40,9 @@ class Source:
 
     name: str
     """Begins the uid of its examples: `<name>/<id>`."""
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Split -> file. Relative ones start at the data root if there is one, else at the YAML's folder."""
+    files: Files = field(default_factory=dict)
+    """Split -> file, or line-aligned files (format lines). Relative ones start at the data root if there is one, else
+    at the YAML's folder."""
     hub: HubSource | None = None
     """Instead of files."""
     format: Format = "auto"
@@ -59,12 +63,27 @@ class Source:
             raise ConfigError("format and encoding are settings of files; a hub dataset has neither")
         if self.conll is not None and self.format not in ("auto", "conll"):
             raise ConfigError(f"conll is how CoNLL columns are read, but format = {self.format!r}; leave one out")
+        check_files(self.files, self.format)
         try:
             codecs.lookup(self.encoding)
         except LookupError:
             raise ConfigError(f"encoding = {self.encoding!r} is unknown to Python; e.g. utf-8, latin-1") from None
 
     @property
-    def splits(self) -> Mapping[str, str]:
+    def splits(self) -> Files:
         """Split -> file or Hub split."""
-        return self.files if self.hub is None else self.hub.splits
+        return self.files if self.hub is None else dict(self.hub.splits)
+
+
+def check_files(files: Files, format: str) -> None:  # noqa: A002
+    """Refuse several files of a split where the format has one.
+
+    Raises:
+        ConfigError: with the format that has several.
+    """
+    for split, names in files.items():
+        if isinstance(names, tuple) and (format != "lines" or not names):
+            raise ConfigError(
+                f"files.{split} lists {len(names)} files, but format = {format!r} reads one file a split; line-aligned "
+                f"files are format: lines, other files become one source each (sources)"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +13,16 @@ from kdcache.core.errors import ConfigError
 from kdcache.core.types import TaskSettings
 from kdcache.data.conll import ConllOptions
 from kdcache.data.fields import FIELDS
-from kdcache.data.sources import Format, HubSource, Source
+from kdcache.data.sources import Files, Format, HubSource, Source
 from kdcache.data.tags import Scheme
 
 __all__ = ["ConllOptions", "DatasetSpec", "Holdout", "HubSource", "Source", "load_spec"]
 
-TEXTS = (("text",), ("words",), ("question", "context"))
+TEXTS = (("text",), ("words",), ("question", "context"), ("source", "target"), ("prompt", "response"), ("messages",))
 """Fields of which a dataset has one group."""
+
+TASK_SETTINGS = tuple(f.name for f in fields(TaskSettings))
+"""Settings that the task is given as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +58,9 @@ class DatasetSpec:
     """For folders and tables: letters, digits, `.`, `_`, `-`."""
     task: str
     """What is done with it: a key of `tasks.TASKS`, e.g. `classification`, `ner`, `qa`."""
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Split -> file. Relative ones start at the data root if there is one, else at the YAML's folder."""
+    files: Files = field(default_factory=dict)
+    """Split -> file, or line-aligned files (format lines). Relative ones start at the data root if there is one, else
+    at the YAML's folder."""
     hub: HubSource | None = None
     """Instead of files."""
     sources: tuple[Source, ...] = ()
@@ -68,7 +72,7 @@ class DatasetSpec:
     conll: ConllOptions | None = None
     """How CoNLL columns are read; null is the defaults."""
     columns: Mapping[str, str]
-    """Field of the task (text, text_pair, label; words, tags; question, context, answers; language, id) -> column."""
+    """Field of the task (`fields.FIELDS`) -> column. A column `a.b` is the field b of the objects in column a."""
     language: str | None = None
     """Of all examples, instead of a column."""
     language_pattern: str | None = None
@@ -95,6 +99,22 @@ class DatasetSpec:
     """Training windows without the answer: they point at the classifier token (keep, the default of qa), or go."""
     normalize: Literal["squad", "mlqa"] | None = None
     """How answers are compared: by SQuAD's rules (the default of qa), or by MLQA's for the example's language."""
+    source_language: str | None = None
+    """Code of the source's language, e.g. `de_DE`, for tokenizers that have codes (mBART, mBART-50)."""
+    target_language: str | None = None
+    """Of the target's."""
+    source_prefix: str | None = None
+    """Text before every source, e.g. T5's `translate German to English: `."""
+    beams: int | None = None
+    """Of the beam search behind a reported score; null is the task's default (translation: 5)."""
+    selection_beams: int | None = None
+    """The same for scores that only select checkpoints; null is the task's default (translation: 1, greedy)."""
+    length_penalty: float | None = None
+    """Exponent of the length by which a beam's log-probability is divided; null is the task's default (1)."""
+    too_long: Literal["drop", "refuse"] | None = None
+    """Pairs and dialogues over `max_length`: left out with a count (drop, the default), or an error."""
+    packing: Literal["packed", "padded"] | None = None
+    """Text of a causal LM: joined to items of `max_length` tokens (packed, the default), or an item a text (padded)."""
     limit: Mapping[str, int] = field(default_factory=dict)
     """Split -> number of examples taken: the first of a shuffle with `seed`, in the file's order, after hold-out."""
     holdout: Mapping[str, Holdout] = field(default_factory=dict)
@@ -107,9 +127,9 @@ class DatasetSpec:
     """Where relative files start when there is no data root; `load_spec` fills in the YAML's folder."""
 
     @property
-    def source_splits(self) -> Mapping[str, str]:
+    def source_splits(self) -> Files:
         """Splits that stand in files or on the Hub -> file or Hub split, of the first source that has it."""
-        places: dict[str, str] = {}
+        places: dict[str, str | tuple[str, ...]] = {}
         for source in self.parts:
             for split, place in source.splits.items():
                 places.setdefault(split, place)
@@ -134,8 +154,7 @@ class DatasetSpec:
 
     def task_settings(self) -> TaskSettings:
         """What the task needs to know."""
-        names = ("labels", "max_length", "metric", "overlap", "longest_answer", "empty_windows", "normalize")
-        return TaskSettings(**{name: getattr(self, name) for name in names})
+        return TaskSettings(**{name: getattr(self, name) for name in TASK_SETTINGS})
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):

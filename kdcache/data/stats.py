@@ -82,6 +82,7 @@ def describe_dataset(
         DataError: lengths that do not belong to the examples.
     """
     texts = {split: Counter(_text(e) for e in part) for split, part in examples.items()}
+    has_gold = bool(spec.labels) or "context" in spec.columns  # a text to go on with, or to translate, is its own gold
     splits = {}
     for split, part in examples.items():
         labels = Counter(label for e in part for label in _labels(e))
@@ -95,7 +96,7 @@ def describe_dataset(
             num_examples=len(part),
             labels={name: labels[name] for name in spec.labels},
             num_labels=labels.total(),
-            num_unlabelled=sum(not any(name in e.fields for name in GOLD) for e in part),
+            num_unlabelled=sum(not any(name in e.fields for name in GOLD) for e in part) if has_gold else 0,
             num_duplicates=len(part) - len(texts[split]),
             num_seen={other: count for other, count in seen.items() if count},
             tokens={} if tokens_I is None else {str(p): float(np.percentile(tokens_I, p)) for p in PERCENTILES},
@@ -120,8 +121,8 @@ def _labels(example: Example) -> Sequence[str]:
 
 def _text(example: Example) -> tuple[str, ...]:
     """What two examples that are the same share."""
-    words = example.fields.get("words", ())
-    names = ("text", "text_pair", "question", "context")
+    words = (*example.fields.get("words", ()), *(m["content"] for m in example.fields.get("messages", ())))
+    names = ("text", "text_pair", "question", "context", "source", "target", "prompt", "response")
     return (*words, *(example.fields[name] for name in names if name in example.fields))
 
 

@@ -88,7 +88,7 @@ def _run_file(out: Path, quick: bool) -> RunFile:
     overrides = QUICK if quick else ()
     shipped_file = load_run(shipped("runs/demo.yaml"), overrides=overrides, out=out, data_root=out / "data")
     data = (out / "data").resolve()  # absolute paths: a user's KDCACHE_DATA must not lead elsewhere
-    files = {split: str(data / name) for split, name in shipped_file.dataset.files.items()}
+    files = {split: str(data / str(name)) for split, name in shipped_file.dataset.files.items()}
     dataset = {**plain(shipped_file.dataset), "files": files}
     tree = {
         "out": str(out),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import Score
-from kdcache.metrics import calibration, classification, entities, squad
+from kdcache.metrics import bleu, calibration, classification, entities, squad
 
 VERSION = 1
 """Of the definitions below; it ends every signature."""
@@ -72,6 +72,27 @@ METRICS: dict[str, Metric] = {
             describe="accuracy",
         ),
         Metric(name="nll", statistic="nll", higher_is_better=False, finish=classification.mean, describe="nll:nats"),
+        Metric(
+            name="perplexity",
+            statistic="nll",
+            higher_is_better=False,
+            finish=classification.exp_mean,
+            describe="perplexity:exp(nll)",
+        ),
+        Metric(
+            name="bleu",
+            statistic="bleu",
+            higher_is_better=True,
+            finish=bleu.bleu,
+            describe=f"bleu:sacrebleu({bleu.BLEU_SIGNATURE})",
+        ),
+        Metric(
+            name="chrf",
+            statistic="chrf",
+            higher_is_better=True,
+            finish=bleu.chrf,
+            describe=f"chrf2:sacrebleu({bleu.CHRF_SIGNATURE})",
+        ),
         Metric(
             name="brier",
             statistic="brier",

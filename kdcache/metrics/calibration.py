@@ -1,6 +1,7 @@
 """How well probabilities fit: NLL, Brier score, expected calibration error, optimal temperature. Pure numpy and scipy.
 
-Statistics come from log-probabilities; they are additive over items like those of `classification`.
+Statistics come from a few numbers of each predicted distribution; they are additive over items like those of
+`classification`.
 """
 
 # I items  C classes  M bins  S statistics  ... any leading dimensions (resamples)
@@ -29,40 +30,41 @@ def _gold(values_IC: NDArray[np.floating], labels_I: NDArray[np.integer]) -> NDA
     return gold_I
 
 
-def nll_statistics(logprobs_IC: NDArray[np.floating], labels_I: NDArray[np.integer]) -> NDArray[np.float64]:
+def nll_statistics(gold_I: NDArray[np.floating]) -> NDArray[np.float64]:
     """Negative log-likelihood of the gold class, in nats, and 1.
 
     Args:
-        logprobs_IC: natural log-probabilities, normalised over C.
-        labels_I: integer, gold class of each item.
+        gold_I: natural log-probability of each item's gold class.
 
     Returns:
         float64 [I, 2], for `classification.mean`.
-
-    Raises:
-        DataError: a label outside [0, C).
     """
-    return np.stack([-_gold(logprobs_IC, labels_I), np.ones(len(labels_I))], axis=-1).astype(np.float64)
+    return np.stack([-gold_I, np.ones(len(gold_I))], axis=-1).astype(np.float64)
 
 
-def brier_statistics(logprobs_IC: NDArray[np.floating], labels_I: NDArray[np.integer]) -> NDArray[np.float64]:
+def brier_statistics(gold_I: NDArray[np.floating], squares_I: NDArray[np.floating]) -> NDArray[np.float64]:
     """Brier score `sum_c (p_c - [c = y])^2` (over all classes, so in [0, 2]) and 1; float64 [I, 2].
+
+    Args:
+        gold_I: natural log-probability of each item's gold class.
+        squares_I: `sum_c p_c^2`.
 
     References:
         Brier 1950, Monthly Weather Review 78(1).
 
     Example:
-        >>> brier_statistics(np.log([[0.5, 0.5]]), np.array([0])).tolist()
+        >>> brier_statistics(np.log([0.5]), np.array([0.5])).tolist()
         [[0.5, 1.0]]
     """
-    probs_IC = np.exp(logprobs_IC.astype(np.float64))
-    gold_I = _gold(probs_IC, labels_I)
-    score_I = (probs_IC**2).sum(axis=-1) - 2 * gold_I + 1
-    return np.stack([score_I, np.ones(len(labels_I))], axis=-1)
+    return np.stack([squares_I - 2 * np.exp(gold_I) + 1, np.ones(len(gold_I))], axis=-1).astype(np.float64)
 
 
-def ece_statistics(logprobs_IC: NDArray[np.floating], labels_I: NDArray[np.integer]) -> NDArray[np.float64]:
+def ece_statistics(confidence_I: NDArray[np.floating], correct_I: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Reliability bins: bin m of M = 15 holds the confidences in ((m - 1) / M, m / M].
+
+    Args:
+        confidence_I: probability of each item's most probable class.
+        correct_I: whether that is the gold class.
 
     Returns:
         float64 [I, 3M]: (count, confidence, correct) of bin 0, of bin 1, ..., non-zero in the item's own bin.
@@ -70,14 +72,11 @@ def ece_statistics(logprobs_IC: NDArray[np.floating], labels_I: NDArray[np.integ
     References:
         Guo et al. 2017, arXiv:1706.04599, equation 3.
     """
-    check_classes(labels_I, logprobs_IC.shape[-1], what="label")
-    confidence_I = np.exp(logprobs_IC.max(axis=-1).astype(np.float64))
     bins_I = np.clip(np.ceil(confidence_I * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
-    statistics_IM3 = np.zeros((len(labels_I), NUM_BINS, 3))
-    correct_I = (logprobs_IC.argmax(axis=-1) == labels_I).astype(np.float64)
-    values_I3 = np.stack([np.ones(len(labels_I)), confidence_I, correct_I], axis=-1)
-    statistics_IM3[np.arange(len(labels_I)), bins_I] = values_I3
-    return statistics_IM3.reshape(len(labels_I), 3 * NUM_BINS)
+    statistics_IM3 = np.zeros((len(confidence_I), NUM_BINS, 3))
+    values_I3 = np.stack([np.ones(len(confidence_I)), confidence_I, correct_I.astype(np.float64)], axis=-1)
+    statistics_IM3[np.arange(len(confidence_I)), bins_I] = values_I3
+    return statistics_IM3.reshape(len(confidence_I), 3 * NUM_BINS)
 
 
 def expected_calibration_error(statistics: NDArray[np.float64]) -> NDArray[np.float64]:

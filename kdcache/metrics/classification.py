@@ -76,6 +76,12 @@ def mean(statistics: NDArray[np.float64]) -> NDArray[np.float64]:
     return divide(total, count, empty=np.nan)
 
 
+def exp_mean(statistics: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`exp` of the mean: of negative log-likelihoods, the perplexity."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(mean(statistics)))
+
+
 def divide(top: NDArray[Any], bottom: NDArray[Any], *, empty: float) -> NDArray[np.float64]:
     """`top / bottom`, and `empty` where bottom is 0; float64, elementwise, without a warning."""
     result = np.full(np.shape(top), empty, dtype=np.float64)

@@ -83,22 +83,15 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any, OtherTokens |
     marker = planned.cache.marker
     tokenizer = models.load_tokenizer(source)
     ours = models.tokenizer_digest(tokenizer)
+    task = make(file.dataset.task, file.dataset.task_settings())
     splits = ["validation", *(["test"] if "test" in file.dataset.splits else [])]
     cached_splits = [s for s in file.dataset.splits if s in planned.cache.plan.splits]
     others = marker.tokenizer_digest != ours and not planned.config.allow_mismatch
     cached = planned.cache.items(planned.cache.plan.indices("train")) if others else []
-    if others and make(file.dataset.task, file.dataset.task_settings()).row_names(cached[0]) is None:
-        raise CacheMismatch(
-            f"the cache {planned.cache.root} was dumped with tokenizer {marker.tokenizer_digest}, this run has {ours}, "
-            f"and the rows of {file.dataset.task} are made of tokens; use a student with the teacher's tokenizer, dump "
-            f"again, or set student.allow_mismatch: true if you know that they agree"
-        )
+    if others and task.row_names(cached[0]) is None:
+        _check_same("tokenizer", marker.tokenizer_digest, ours, planned, reason=task.bound_to_tokens)
     data = prepare(file, tokenizer, encode=[*splits, *(["train"] if others else [])], digest_of=cached_splits)
-    if marker.dataset_digest != data.digest and not planned.config.allow_mismatch:
-        raise CacheMismatch(
-            f"the cache {planned.cache.root} was dumped with dataset {marker.dataset_digest}, this run has "
-            f"{data.digest}; dump again, or set student.allow_mismatch: true if you know that they agree"
-        )
+    _check_same("dataset", marker.dataset_digest, data.digest, planned)
     _check_vocabulary(file, planned, data, num_tokens=len(tokenizer))
     if tuple(marker.labels) != tuple(file.dataset.labels):
         raise CacheMismatch(
@@ -106,6 +99,15 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any, OtherTokens |
             f"the dataset's YAML has {', '.join(file.dataset.labels)}"
         )
     return data, tokenizer, match(cached, data.items["train"], data.task) if others else None
+
+
+def _check_same(what: str, theirs: str, mine: str, planned: Plan, *, reason: str = "") -> None:
+    if theirs != mine and not planned.config.allow_mismatch:
+        raise CacheMismatch(
+            f"the cache {planned.cache.root} was dumped with {what} {theirs}, this run has {mine}"
+            f"{f' and {reason}' if reason else ''}; dump again, "
+            f"or set student.allow_mismatch: true if you know that they agree"
+        )
 
 
 def _check_vocabulary(file: RunFile, planned: Plan, data: Prepared, *, num_tokens: int) -> None:
@@ -129,23 +131,27 @@ def _train(
     torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
     steps = _steps(planned, others, world, pad)
     objective = Objective.of(planned.configuration, tail=planned.verdict.tail)
+    setup = evaluate.Setup(
+        task=data.task, tokenizer=tokenizer, pad_token_id=pad, batch_size=config.eval_batch_size, world=world
+    )
     best: tuple[Evaluation, ...] = ()
     selected: dict[str, float] = {}
     num_steps = 0
     for point in fit(engine, steps, objective, rows=data.task, config=config, log=log):
         num_steps = point.step
-        validation = _score(engine, data, "validation", config, world, pad)
+        engine.train(False)
+        readings = evaluate.predict(engine, data.items["validation"], setup)
+        validation = evaluate.score(data.items["validation"], readings, task=data.task, split="validation")
         scores = evaluate.plain_scores(validation)
         log.write("evaluation", step=point.step, epoch=point.epoch, **scores)
         if not best or _improves(validation, best[0]):
             best = (validation,)
-            if "test" in data.items:
-                best += (_score(engine, data, "test", config, world, pad),)
             selected = {"step": point.step, "epoch": round(point.epoch, 4)}
             state = engine.state_dict()
             if world.rank == 0:
                 checkpoint.save(planned.folder / "selected", model=engine.module, state=state, tokenizer=tokenizer)
     engine.close()
+    best += _test(planned, data, setup)
     counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
     if others is not None:
         counters["rows_dropped"] = others.num_dropped
@@ -176,17 +182,17 @@ def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int) ->
     return cached if others is None else OtherTokenSteps(cached=cached, others=others)
 
 
-def _score(engine: Engine, data: Prepared, split: str, config: StudentConfig, world: World, pad: int) -> Evaluation:
-    engine.train(False)
-    logits = evaluate.predict(
-        engine.forward,
-        data.items[split],
-        task=data.task,
-        batch_size=config.eval_batch_size,
-        pad_token_id=pad,
-        world=world,
-    )
-    return evaluate.score(data.items[split], logits, task=data.task, split=split)
+def _test(planned: Plan, data: Prepared, setup: evaluate.Setup) -> tuple[Evaluation, ...]:
+    """The selected checkpoint on the test split, as it is reported; nothing without one."""
+    if "test" not in data.items:
+        return ()
+    world, items = setup.world, data.items["test"]
+    barrier(world)  # rank 0 has written the checkpoint
+    bf16 = engine_settings(planned.config, world).bf16
+    folder = planned.folder / "selected"
+    model = models.load_selected(folder, data.task.auto_class, device=world.device, bf16=bf16)
+    readings = evaluate.predict(evaluate.Loaded(module=model), items, setup, final=True)
+    return (evaluate.score(items, readings, task=data.task, split="test", final=True),)
 
 
 def _improves(new: Evaluation, old: Evaluation) -> bool:

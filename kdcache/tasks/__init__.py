@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from kdcache.core.errors import ConfigError
 from kdcache.core.types import TaskSettings
 from kdcache.tasks.base import Task
+from kdcache.tasks.causal_lm import CausalLM
 from kdcache.tasks.classification import Classification
 from kdcache.tasks.ner import NER
 from kdcache.tasks.qa import QA
+from kdcache.tasks.translation import Translation
 
-OPTIONS = ("overlap", "longest_answer", "empty_windows", "normalize")
+WINDOWS = ("overlap", "longest_answer", "empty_windows", "normalize")
+TRANSLATION = (
+    "source_language", "target_language", "source_prefix", "beams", "selection_beams", "length_penalty", "too_long"
+)  # fmt: skip
+OPTIONS = (*WINDOWS, *TRANSLATION, "packing")
 """Settings of a dataset that not every task has."""
 
 
@@ -42,10 +48,20 @@ def _qa(settings: TaskSettings) -> Task:
     return QA(settings=settings)
 
 
+def _translation(settings: TaskSettings) -> Task:
+    return Translation(settings=settings)
+
+
+def _causal_lm(settings: TaskSettings) -> Task:
+    return CausalLM(settings=settings)
+
+
 TASKS: dict[str, Kind] = {
     "classification": Kind(build=_classification),
     "ner": Kind(build=_ner),
-    "qa": Kind(build=_qa, options=OPTIONS),
+    "qa": Kind(build=_qa, options=WINDOWS),
+    "translation": Kind(build=_translation, options=TRANSLATION),
+    "causal_lm": Kind(build=_causal_lm, options=("too_long", "packing")),
 }
 """Name in a dataset's YAML -> task."""
 

@@ -4,17 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
-from kdcache.core.errors import DataError, ModelError, TrainingError
-from kdcache.core.types import IGNORE, Example, Item, TaskSettings
-from kdcache.metrics.calibration import brier_statistics, ece_statistics, nll_statistics
+from kdcache.core.errors import DataError, ModelError
+from kdcache.core.types import Example, Item, TaskSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +29,48 @@ class Scored:
 
     uids: tuple[str, ...]
     statistics: dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFacts:
+    """What is kept of predicted rows: a few numbers each, never their classes.
+
+    Attributes:
+        best_R: int64, the most probable class.
+        gold_R: float64, log-probability of the gold class, nats; NaN where the row has no label.
+        squares_R: float64, sum of squared probabilities.
+        confidence_R: float64, probability of `best_R`.
+        entropy_R: float64, nats.
+    """
+
+    best_R: NDArray[np.int64]
+    gold_R: NDArray[np.float64]
+    squares_R: NDArray[np.float64]
+    confidence_R: NDArray[np.float64]
+    entropy_R: NDArray[np.float64]
+
+    def rows(self, index: slice) -> RowFacts:
+        """Some of the rows."""
+        return RowFacts(**{f.name: getattr(self, f.name)[index] for f in fields(RowFacts)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What is kept of an item that went through a model.
+
+    Attributes:
+        facts: of its rows.
+        answer: what `Task.answers` made of its logits: small, picklable; null for most tasks.
+        text: what `Task.write` wrote; null where the task writes nothing.
+        sample_RV: float32, logits of some of its labelled rows, for the temperature; null unless asked for.
+        sample_labels_R: int64, their labels.
+    """
+
+    facts: RowFacts
+    answer: Any = None
+    text: str | None = None
+    sample_RV: NDArray[np.float32] | None = None
+    sample_labels_R: NDArray[np.int64] | None = None
 
 
 class Task(Protocol):
@@ -51,6 +91,11 @@ class Task(Protocol):
         """Of the dataset."""
         ...
 
+    @property
+    def bound_to_tokens(self) -> str:
+        """Why a student must have the teacher's tokenizer, e.g. `rows are target tokens`; empty if it need not."""
+        ...
+
     def model_kwargs(self) -> dict[str, Any]:
         """Settings of a model that is loaded for training, e.g. `num_labels`."""
         ...
@@ -63,10 +108,17 @@ class Task(Protocol):
             tokenizer: a tokenizer of transformers.
             train: the items are trained on and never scored: their `meta` may lack what scoring needs.
 
+        Returns:
+            Items; none where the example is left out by a setting.
+
         Raises:
             DataError: a field that is missing, a label that is unknown.
             ConfigError: `max_length` leaves no room for the text.
         """
+        ...
+
+    def arrange(self, items: list[Item], tokenizer: Any) -> list[Item]:
+        """The items of a whole split as the model is fed them: as they are, or packed."""
         ...
 
     def lengths(self, examples: Sequence[Example], tokenizer: Any) -> NDArray[np.int64]:
@@ -81,22 +133,31 @@ class Task(Protocol):
             positions: int64 [R, 2], (item of the batch, `Item.positions_R`) where each row is read.
 
         Returns:
-            Logits [R, V], in the order of `positions`. Where rows of a batch differ in V, columns beyond a row's own
-            classes are padding, which the caller masks (`training.batch.read_rows`).
+            Logits [R, V], in the order of `positions`. Columns beyond a row's own classes are padding, which the caller
+            cuts off or masks (`training.batch.read_rows`).
         """
         ...
 
-    def score(self, items: Sequence[Item], logits: Sequence[NDArray[np.float32]]) -> Scored:
+    def answers(self, items: Sequence[Item], logits: Sequence[Tensor]) -> list[Any]:
+        """What scoring needs of each item's logits [R, V] beyond the facts of its rows; null for most tasks."""
+        ...
+
+    def write(self, model: Any, inputs: Mapping[str, Tensor], writing: Writing) -> list[str] | None:
+        """The texts that a model writes for a batch, where the score is of texts; else null.
+
+        See `Writing`.
+        """
+        ...
+
+    def score(self, items: Sequence[Item], readings: Sequence[Reading]) -> Scored:
         """Additive statistics per example.
 
         Args:
             items: labelled items, those of an example all there.
-            logits: float32 [R, V] of each item.
+            readings: one an item.
 
         Raises:
             DataError: no items, or an item without a label.
-            ModelError: logits of another number of rows or classes.
-            TrainingError: logits that are not finite.
         """
         ...
 
@@ -111,84 +172,55 @@ class Task(Protocol):
         """Names in `metrics.METRICS` to report; the first selects checkpoints."""
         ...
 
+    def details(self, *, final: bool) -> dict[str, object]:
+        """What else a score's signature should say, e.g. `{"beams": 5}`."""
+        ...
 
-def check_logits(items: Sequence[Item], logits: Sequence[NDArray[np.float32]]) -> None:
-    """Refuse what would give a wrong average.
 
-    Raises:
-        DataError: no items, or an item with a row that has no label.
-        ModelError: logits of another number of items, rows or classes.
-        TrainingError: logits that are not finite.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """How a model writes.
+
+    Attributes:
+        tokenizer: turns tokens into text.
+        final: for a reported score, not for one that only selects checkpoints.
+        synced: all ranks must run as many forward passes, since they share the weights (ZeRO-3).
     """
-    if not items:
-        raise DataError("there are 0 items to score; a split needs at least one")
-    if len(items) != len(logits):
-        raise ModelError(f"{len(items)} items have logits of {len(logits)}; give one array an item")
-    unlabelled = [item.uid for item in items if (item.labels_R == IGNORE).any()]
-    if unlabelled:
-        raise DataError(
-            f"{len(unlabelled)} of {len(items)} items have no label, the first is {unlabelled[0]}; "
-            f"only labelled items can be scored: label them, or score another split"
-        )
-    for item, logits_RV in zip(items, logits, strict=True):
-        shape = (item.num_rows, int(item.classes_R.max(initial=0)))
-        if logits_RV.shape != shape and item.num_rows:
-            raise ModelError(
-                f"the model gave logits of shape {list(logits_RV.shape)} for item {item.uid}; the dataset needs "
-                f"{list(shape)}: {'one row' if shape[0] == 1 else f'{shape[0]} rows'} of {shape[1]} classes"
-            )
-        if not np.isfinite(logits_RV).all():
-            raise TrainingError(
-                f"the logits of item {item.uid} are not finite ({str(logits_RV.tolist())[:200]}); the model has "
-                f"diverged: lower the learning rate, or train in bf16 or fp32"
-            )
+
+    tokenizer: Any
+    final: bool
+    synced: bool
 
 
-def row_statistics(
-    items: Sequence[Item], logits: Sequence[NDArray[np.float32]], owner_I: NDArray[np.int64], count: int
-) -> dict[str, NDArray[np.float64]]:
-    """Statistics `nll`, `brier`, `ece` of rows, summed over each example's.
+class RowTask:
+    """What most tasks share: items as they are, scores from rows alone. A mixin."""
 
-    Args:
-        items: checked.
-        logits: float32 [R, V] of each item.
-        owner_I: number of each item's example.
-        count: examples.
+    __slots__ = ()
 
-    Returns:
-        Name -> float64 [count, S].
-    """
-    owner_R = np.repeat(owner_I, [item.num_rows for item in items])
-    labels_R = np.concatenate([item.labels_R for item in items]).astype(np.int64)
-    logprobs_RV = log_softmax(pad_classes(logits), axis=-1)
-    return {
-        "nll": sum_rows(nll_statistics(logprobs_RV, labels_R), owner_R, count),
-        "brier": sum_rows(brier_statistics(logprobs_RV, labels_R), owner_R, count),
-        "ece": sum_rows(ece_statistics(logprobs_RV, labels_R), owner_R, count),
-    }
+    @property
+    def bound_to_tokens(self) -> str:
+        """Rows are examples or words: any tokenizer will do."""
+        return ""
 
+    def row_names(self, item: Item) -> NDArray[np.int64] | None:
+        """Null: a task that can name its rows says so itself."""
+        return None
 
-def sum_rows(values_RS: NDArray[np.float64], owner_R: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """Statistics of rows summed over their examples, float64 [count, S].
+    def arrange(self, items: list[Item], tokenizer: Any) -> list[Item]:
+        """The items as they are."""
+        return items
 
-    Example:
-        >>> sum_rows(np.array([[1.0], [2.0], [4.0]]), np.array([0, 2, 2]), 3).tolist()
-        [[1.0], [0.0], [6.0]]
-    """
-    sums = np.zeros((count, values_RS.shape[1]))
-    np.add.at(sums, owner_R, values_RS)
-    return sums
+    def answers(self, items: Sequence[Item], logits: Sequence[Tensor]) -> list[Any]:
+        """Nothing beyond the rows."""
+        return [None] * len(items)
 
+    def write(self, model: Any, inputs: Mapping[str, Tensor], writing: Writing) -> list[str] | None:
+        """Nothing."""
+        return None
 
-def pad_classes(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Rows of all items, float64 [R, V] with the largest V; -inf where a row has fewer classes."""
-    rows = sum(len(part) for part in logits)
-    padded = np.full((rows, max((part.shape[1] for part in logits), default=0)), -np.inf)
-    start = 0
-    for part in logits:
-        padded[start : start + len(part), : part.shape[1]] = part
-        start += len(part)
-    return padded
+    def details(self, *, final: bool) -> dict[str, object]:
+        """Nothing."""
+        return {}
 
 
 def text_of(example: Example, name: str) -> str:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import IGNORE, Example, Item, TaskSettings
-from kdcache.metrics.classification import accuracy_statistics, class_statistics
-from kdcache.tasks.base import Scored, check_logits, row_statistics, text_of
+from kdcache.metrics.classification import class_statistics
+from kdcache.tasks.base import Reading, RowTask, Scored, text_of
+from kdcache.tasks.statistics import check_items, row_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ METRICS = ("f1_binary", "f1_macro", "f1_weighted", "accuracy", "nll", "brier", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Classification:
+class Classification(RowTask):
     """Sequence classification. `settings.metric` = `f1` is F1 of the second class for two classes, else macro F1."""
 
     settings: TaskSettings
@@ -100,23 +101,20 @@ class Classification:
         logits_RV: Tensor = outputs.logits
         return logits_RV
 
-    def score(self, items: Sequence[Item], logits: Sequence[NDArray[np.float32]]) -> Scored:
+    def score(self, items: Sequence[Item], readings: Sequence[Reading]) -> Scored:
         """Statistics `classes`, `accuracy`, `nll`, `brier`, `ece` of every item; the largest logit is the prediction.
 
         Raises:
             DataError: no items, or an item without a label.
-            ModelError: logits of another number of rows or classes.
-            TrainingError: logits that are not finite.
         """
-        check_logits(items, logits)
+        check_items(items, readings)
         labels_I = np.array([item.labels_R[0] for item in items], dtype=np.int64)
-        predictions_I = np.concatenate(logits).argmax(axis=-1)
+        predictions_I = np.concatenate([reading.facts.best_R for reading in readings])
         return Scored(
             uids=tuple(item.uid for item in items),
             statistics={
                 "classes": class_statistics(predictions_I, labels_I, len(self.settings.labels)),
-                "accuracy": accuracy_statistics(predictions_I, labels_I),
-                **row_statistics(items, logits, np.arange(len(items)), len(items)),
+                **row_statistics(items, readings, np.arange(len(items)), len(items)),
             },
         )
 

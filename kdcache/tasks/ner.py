@@ -15,9 +15,9 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 
 from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import IGNORE, Example, Item, TaskSettings
-from kdcache.metrics.classification import accuracy_statistics
 from kdcache.metrics.entities import OUTSIDE, entity_statistics
-from kdcache.tasks.base import Scored, check_fast, check_logits, row_statistics, sum_rows
+from kdcache.tasks.base import Reading, RowTask, Scored, check_fast
+from kdcache.tasks.statistics import check_items, row_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ METRICS = ("entity_f1", "entity_precision", "entity_recall", "accuracy", "nll", 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NER:
+class NER(RowTask):
     """Named entity recognition. `settings.metric` = `f1` is micro F1 over entities, as conlleval counts them."""
 
     settings: TaskSettings
@@ -103,38 +103,29 @@ class NER:
         logits_RV: Tensor = outputs.logits[positions[:, 0], positions[:, 1]]
         return logits_RV
 
-    def score(self, items: Sequence[Item], logits: Sequence[NDArray[np.float32]]) -> Scored:
+    def score(self, items: Sequence[Item], readings: Sequence[Reading]) -> Scored:
         """Statistics of every sentence: `entities` (correct, predicted, true), and `accuracy`, `nll`, `brier`, `ece`
         summed over its rows. A word that was lost is predicted outside: its entity is missed.
 
         Raises:
             DataError: no items, or a word without a label.
-            ModelError: logits of another number of rows or classes.
-            TrainingError: logits that are not finite.
         """
-        check_logits(items, logits)
+        check_items(items, readings)
         labels = self.settings.labels
         predicted, gold = [], []
-        for item, logits_RV in zip(items, logits, strict=True):
+        for item, reading in zip(items, readings, strict=True):
             classes = item.meta.get("tags", item.labels_R)
             words = item.meta.get("words", range(item.num_rows))
             tags = [OUTSIDE] * len(classes)
-            for word, best in zip(words, logits_RV.argmax(axis=-1), strict=True):
+            for word, best in zip(words, reading.facts.best_R, strict=True):
                 tags[word] = labels[best]
             predicted.append(tags)
             gold.append([labels[c] for c in classes])
-        owner_I = np.arange(len(items))
-        owner_R = np.repeat(owner_I, [item.num_rows for item in items])
-        correct = accuracy_statistics(
-            np.concatenate([part.argmax(axis=-1) for part in logits]),
-            np.concatenate([item.labels_R for item in items]),
-        )
         return Scored(
             uids=tuple(item.uid for item in items),
             statistics={
                 "entities": entity_statistics(predicted, gold),
-                "accuracy": sum_rows(correct, owner_R, len(items)),
-                **row_statistics(items, logits, owner_I, len(items)),
+                **row_statistics(items, readings, np.arange(len(items)), len(items)),
             },
         )
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import IGNORE, Example, Item, TaskSettings
 from kdcache.metrics.squad import answer_statistics, normalize_mlqa, normalize_squad
-from kdcache.tasks.base import Scored, check_fast, check_logits, row_statistics, text_of
+from kdcache.tasks.base import Reading, RowTask, Scored, check_fast, text_of
+from kdcache.tasks.statistics import check_items, row_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,7 @@ ROW_METRICS = ("nll", "brier", "ece")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QA:
+class QA(RowTask):
     """Extractive question answering. `settings.metric` = `f1` is the F1 of SQuAD, or of MLQA by `normalize`."""
 
     settings: TaskSettings
@@ -122,24 +123,33 @@ class QA:
         logits_B2L = torch.stack([outputs.start_logits, outputs.end_logits], dim=1)
         return logits_B2L[positions[:, 0], positions[:, 1]]
 
-    def score(self, items: Sequence[Item], logits: Sequence[NDArray[np.float32]]) -> Scored:
+    @property
+    def bound_to_tokens(self) -> str:
+        """The classes of a row are tokens."""
+        return "the classes of its rows are the tokens of a window"
+
+    def answers(self, items: Sequence[Item], logits: Sequence[Tensor]) -> list[Any]:
+        """The best answer of each window and its score, see `best_span`."""
+        return [
+            best_span(item, logits_2V.cpu().numpy(), longest=self._longest()) if "begins" in item.meta else None
+            for item, logits_2V in zip(items, logits, strict=True)
+        ]
+
+    def score(self, items: Sequence[Item], readings: Sequence[Reading]) -> Scored:
         """Statistics of every example: answers (`squad` or `mlqa`: exact match, F1, 1), and `nll`, `brier`, `ece`
         summed over the rows of its windows. The answer is the best span over the windows.
 
         Raises:
             DataError: no items, an example without gold answers, a language without rules.
-            ModelError: logits of another number of rows or classes.
-            TrainingError: logits that are not finite.
         """
-        check_logits(items, logits)
+        check_items(items, readings)
         number: dict[str, int] = {}
         owner_W = np.array([number.setdefault(item.meta["example"], len(number)) for item in items], dtype=np.int64)
         best = [(-np.inf, "")] * len(number)
         first: list[Item | None] = [None] * len(number)
-        for example, item, logits_2V in zip(owner_W, items, logits, strict=True):
+        for example, item, reading in zip(owner_W, items, readings, strict=True):
             first[example] = first[example] or item
-            found = best_span(item, logits_2V, longest=self._longest())
-            best[example] = max(best[example], found, key=lambda span: span[0])
+            best[example] = max(best[example], reading.answer, key=lambda span: span[0])
         metas = [item.meta for item in first if item is not None]
         answers = answer_statistics(
             [text for _, text in best],
@@ -148,7 +158,7 @@ class QA:
         )
         return Scored(
             uids=tuple(number),
-            statistics={self._rule(): answers, **row_statistics(items, logits, owner_W, len(number))},
+            statistics={self._rule(): answers, **row_statistics(items, readings, owner_W, len(number))},
         )
 
     def row_names(self, item: Item) -> NDArray[np.int64] | None:

@@ -32,6 +32,7 @@ class DumpResult:
         signature: of the cache.
         sealed: whether every block of every teacher is committed.
         num_truncated: items cut to `max_length`.
+        num_dropped: examples left out.
         seconds: wall time.
     """
 
@@ -41,6 +42,7 @@ class DumpResult:
     signature: str
     sealed: bool
     num_truncated: int
+    num_dropped: int
     seconds: float
 
     def summary(self, file: RunFile) -> str:
@@ -51,6 +53,8 @@ class DumpResult:
             lines.append(f"  teacher {name}: {done}; in all 1 a (checkpoint, item)")
         if self.num_truncated:
             lines.append(f"  {self.num_truncated} items were cut to max_length")
+        if self.num_dropped:
+            lines.append(f"  {self.num_dropped} examples were left out, most for being longer than max_length")
         if not self.sealed:
             return "\n".join([*lines, "  not sealed: other processes are still writing; run the same command again"])
         lines.append(f"  {self.signature}")
@@ -89,6 +93,7 @@ def run(file: RunFile, *, teachers: Sequence[str] = (), device: str = "auto") ->
         signature=signature,
         sealed=bool(signature),
         num_truncated=opening.data.num_truncated,
+        num_dropped=opening.data.num_dropped,
         seconds=round(time.monotonic() - started, 2),
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +69,7 @@ class TeacherResult:
     seconds: float
     folder: str = ""
     num_truncated: int = 0
+    num_dropped: int = 0
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -122,9 +122,10 @@ def run(file: RunFile, *, device: str = "auto") -> TeacherResult:
             checkpoints=tuple(records),
             selected=best,
             weight_digest={role: checkpoint.weight_digest(folder / "selected" / role) for role in ROLES},
-            test=_test(folder, file, data, tokenizer, world, config),
+            test=_test(folder, data, tokenizer, world, config),
             seconds=log.elapsed,
             num_truncated=data.num_truncated,
+            num_dropped=data.num_dropped,
             sizes={split: len(items) for split, items in data.items.items()},
         )
         if world.rank == 0:
@@ -163,11 +164,12 @@ def _fine_tune(
         world_size=world.size,
         pad_token_id=pad,
     )
+    setup = _setup(data, tokenizer, world, config)
     records: list[CheckpointRecord] = []
     best: dict[str, CheckpointRecord] = {}
     hard = Objective(teacher=None, alpha=0.0)
     for point in fit(engine, steps, hard, rows=data.task, config=config, log=log):
-        record = _evaluate(engine, data, config, world, pad, point)
+        record = _evaluate(engine, data, setup, config.learning_rate, point)
         records.append(record)
         log.write("checkpoint", **asdict(record))
         won = [role for role in ROLES if better(role, record, best.get(role))]
@@ -181,30 +183,21 @@ def _fine_tune(
     return records, best
 
 
-def _evaluate(
-    engine: Engine, data: Prepared, config: TeacherConfig, world: World, pad: int, point: Point
-) -> CheckpointRecord:
+def _evaluate(engine: Engine, data: Prepared, setup: evaluate.Setup, rate: float, point: Point) -> CheckpointRecord:
     engine.train(False)
     items = data.items["validation"]
-    logits = evaluate.predict(
-        engine.forward,
-        items,
-        task=data.task,
-        batch_size=config.eval_batch_size,
-        pad_token_id=pad,
-        world=world,
-    )
-    scores = evaluate.plain_scores(evaluate.score(items, logits, task=data.task, split="validation"))
+    readings = evaluate.predict(engine, items, setup, sample=True)
+    scores = evaluate.plain_scores(evaluate.score(items, readings, task=data.task, split="validation"))
     return CheckpointRecord(
-        learning_rate=config.learning_rate,
+        learning_rate=rate,
         step=point.step,
         epoch=round(point.epoch, 4),
         score=scores[data.task.metrics()[0]],
         nll=scores["nll"],
         ece=scores["ece"],
         brier=scores["brier"],
-        temperature=evaluate.temperature(items, logits),
-        entropy=evaluate.mean_entropy(logits),
+        temperature=evaluate.temperature(readings),
+        entropy=evaluate.mean_entropy(readings),
     )
 
 
@@ -216,29 +209,29 @@ def _publish(folder: Path, rate: float) -> None:
 
 
 def _test(
-    folder: Path, file: RunFile, data: Prepared, tokenizer: Any, world: World, config: TeacherConfig
+    folder: Path, data: Prepared, tokenizer: Any, world: World, config: TeacherConfig
 ) -> dict[str, dict[str, float]]:
     """Test scores of the selected checkpoints, for the report; empty without a test split."""
     if "test" not in data.items:
         return {}
-    scores = {}
+    setup, items = _setup(data, tokenizer, world, config), data.items["test"]
+    bf16, scores = engine_settings(config, world).bf16, {}
     for role in ROLES:
-        source = models.ModelSource(path=str(folder.resolve() / "selected" / role))
-        model = models.load_model(source, data.task.auto_class).to(world.device)
-        logits = evaluate.predict(
-            partial(_call, model),
-            data.items["test"],
-            task=data.task,
-            batch_size=config.eval_batch_size,
-            pad_token_id=pad_token_id(tokenizer),
-            world=world,
-        )
-        scores[role] = evaluate.plain_scores(evaluate.score(data.items["test"], logits, task=data.task, split="test"))
+        folder_of = folder / "selected" / role
+        model = models.load_selected(folder_of, data.task.auto_class, device=world.device, bf16=bf16)
+        readings = evaluate.predict(evaluate.Loaded(module=model), items, setup, final=True)
+        scores[role] = evaluate.plain_scores(evaluate.score(items, readings, task=data.task, split="test", final=True))
     return scores
 
 
-def _call(model: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
-    return model(**inputs)
+def _setup(data: Prepared, tokenizer: Any, world: World, config: TrainingConfig) -> evaluate.Setup:
+    return evaluate.Setup(
+        task=data.task,
+        tokenizer=tokenizer,
+        pad_token_id=pad_token_id(tokenizer),
+        batch_size=config.eval_batch_size,
+        world=world,
+    )
 
 
 def read_result(folder: Path) -> TeacherResult | None:
@@ -275,5 +268,7 @@ def summary(result: TeacherResult, file: RunFile) -> str:
         lines.append("  both are the same checkpoint: it is dumped once and goes by both names")
     if result.num_truncated:
         lines.append(f"  {result.num_truncated} items were cut to max_length")
+    if result.num_dropped:
+        lines.append(f"  {result.num_dropped} examples were left out, most for being longer than max_length")
     lines += [f"  checkpoints: {Path(result.folder) / 'selected'}", f"next: kdcache dump-teacher {file.path}"]
     return "\n".join(lines)

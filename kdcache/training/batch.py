@@ -16,10 +16,13 @@ from torch import Tensor
 
 from kdcache.cache.loader import Loader, Micro
 from kdcache.core import order
+from kdcache.core.errors import ModelError
 from kdcache.core.types import IGNORE, Item
 from kdcache.losses.packed import PackedTargets, Teacher
 from kdcache.losses.targets import Mixture, Targets
 
+DECODER = "decoder_"
+"""Begins the arguments of an encoder-decoder's second sequence."""
 MASKED = -1e4
 """Logit of a class that a row does not have: finite, for sums; its probability is 0 at any temperature in use."""
 
@@ -36,12 +39,13 @@ class Batch:
     """One micro-batch.
 
     Attributes:
-        inputs: model arguments, int64 [B, L], with `attention_mask`.
+        inputs: model arguments, int64 [B, L], with `attention_mask`; those of a decoder have another L.
         positions_R2: int64, (item of the batch, token) where each row is read.
         labels_R: int64, gold classes or -100.
         weights_R: float32, 0 for rows of fillers.
         classes_R: int64, V of each row.
         ragged: whether rows differ in V; known without asking the device.
+        widest: the largest V.
         targets: teacher rows, or null. `packed` becomes it on the batch's device.
         packed: teacher rows as the cache stores them, still on the CPU; or null.
     """
@@ -52,6 +56,7 @@ class Batch:
     weights_R: Tensor
     classes_R: Tensor
     ragged: bool
+    widest: int
     targets: Targets | Mixture | None = None
     packed: PackedTargets | None = None
 
@@ -70,6 +75,7 @@ class Batch:
             weights_R=_send(self.weights_R, device),
             classes_R=_send(self.classes_R, device),
             ragged=self.ragged,
+            widest=self.widest,
             targets=targets,
         )
 
@@ -85,23 +91,17 @@ def collate(
     weights_B: NDArray[np.float32] | None = None,
     packed: PackedTargets | None = None,
 ) -> Batch:
-    """Pad items on the right to the longest of them.
+    """Pad items on the right to the longest of them; what a decoder gets has a length of its own.
 
     Args:
         items: at least one.
-        pad_token_id: fills `input_ids`; other inputs are filled with 0.
+        pad_token_id: fills `input_ids` of both sequences; other inputs are filled with 0.
         weights_B: 0 for fillers; default 1.
         packed: teacher rows of the same items, in order.
     """
-    lengths = np.array([item.num_tokens for item in items])
-    width = int(lengths.max())
-    inputs = {}
-    for name in items[0].inputs:
-        padded = np.full((len(items), width), pad_token_id if name == "input_ids" else 0, dtype=np.int64)
-        for b, item in enumerate(items):
-            padded[b, : lengths[b]] = item.inputs[name]
-        inputs[name] = torch.from_numpy(padded)
-    inputs["attention_mask"] = torch.from_numpy((np.arange(width)[None, :] < lengths[:, None]).astype(np.int64))
+    inputs: dict[str, Tensor] = {}
+    for part in dict.fromkeys(_part(name) for name in items[0].inputs):
+        inputs |= _padded(items, part, pad_token_id)
     num_rows = [item.num_rows for item in items]
     owner_R = np.repeat(np.arange(len(items)), num_rows)
     positions = np.stack([owner_R, np.concatenate([item.positions_R for item in items])], axis=1)
@@ -114,13 +114,47 @@ def collate(
         weights_R=torch.from_numpy(weights[owner_R]),
         classes_R=torch.from_numpy(classes_R),
         ragged=len(np.unique(classes_R)) > 1,
+        widest=int(classes_R.max(initial=0)),
         packed=packed,
     )
 
 
+def _part(name: str) -> str:
+    """Which of a model's two sequences an argument is of: `decoder_`, or the only one."""
+    return DECODER if name.startswith(DECODER) else ""
+
+
+def _padded(items: Sequence[Item], part: str, pad_token_id: int) -> dict[str, Tensor]:
+    """The arguments of one sequence, all as long as the longest of its `input_ids`, and their mask."""
+    lengths = np.array([len(item.inputs[f"{part}input_ids"]) for item in items])
+    width = int(lengths.max())
+    inputs = {}
+    for name in (name for name in items[0].inputs if _part(name) == part):
+        filler = pad_token_id if name.endswith("input_ids") else 0
+        padded = np.full((len(items), width), filler, dtype=np.int64)
+        for b, item in enumerate(items):
+            padded[b, : lengths[b]] = item.inputs[name]
+        inputs[name] = torch.from_numpy(padded)
+    inputs[f"{part}attention_mask"] = torch.from_numpy((np.arange(width)[None, :] < lengths[:, None]).astype(np.int64))
+    return inputs
+
+
 def read_rows(task: RowReader, outputs: Any, batch: Batch) -> Tensor:
-    """Logits of a batch's rows [R, V]; what padding gave to classes that a row does not have is `MASKED`."""
+    """Logits of a batch's rows [R, V]; what padding gave to classes that a row does not have is `MASKED`.
+
+    Columns that no row has, the padding of a vocabulary, are cut off.
+
+    Raises:
+        ModelError: the model has fewer classes than a row.
+    """
     logits_RV = task.rows(outputs, batch.positions_R2)
+    if logits_RV.shape[1] < batch.widest:
+        raise ModelError(
+            f"the model gives {logits_RV.shape[1]:,} classes, but rows have {batch.widest:,}; give it as many: its "
+            f"labels or its vocabulary are not the dataset's"
+        )
+    if logits_RV.shape[1] > batch.widest:
+        logits_RV = logits_RV[:, : batch.widest].contiguous()  # a view could not become its own gradient
     if not batch.ragged:
         return logits_RV
     other_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device)[None, :] >= batch.classes_R[:, None]

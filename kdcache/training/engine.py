@@ -192,6 +192,11 @@ class Engine:
         """The model itself."""
         return self._engine.module
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are spread over ranks (ZeRO-3)."""
+        return bool(self._sharded)
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Any:
         """The model's outputs."""
         return self._engine(**inputs)

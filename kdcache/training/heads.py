@@ -93,6 +93,23 @@ def split(model: Any, *, num_classes: int) -> HeadSpec:
     return HeadSpec(head=head, module=module, path=path)
 
 
+def live(model: Any, spec: HeadSpec) -> Head:
+    """The same head with the model's own parameters, through which gradients flow.
+
+    Args:
+        model: that was split; its weights are whole.
+        spec: of it.
+    """
+    num_classes, module = spec.head.num_classes, spec.module
+    bias_V = None if module.bias is None else module.bias[:num_classes]
+    added = getattr(model, "final_logits_bias", None)
+    if isinstance(added, Tensor) and module is model.get_output_embeddings():
+        added_V = added.reshape(-1)[:num_classes].to(module.weight.dtype)
+        bias_V = added_V if bias_V is None else bias_V + added_V
+    weight_VD = module.weight if len(module.weight) == num_classes else module.weight[:num_classes]
+    return Head(weight_VD=weight_VD, bias_V=bias_V, scale=spec.head.scale, soft_cap=spec.head.soft_cap)
+
+
 def _bias(model: Any, module: nn.Linear, num_classes: int, *, is_lm_head: bool) -> Tensor | None:
     """The layer's bias and the one that BART, mBART and Marian add to its output."""
     parts = [] if module.bias is None else [module.bias.detach()[:num_classes].float()]

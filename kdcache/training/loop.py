@@ -16,8 +16,9 @@ import torch
 from kdcache.core.errors import ConfigError, TrainingError
 from kdcache.core.order import num_rounds
 from kdcache.losses.objective import Objective
-from kdcache.training.batch import RowReader, TrainStep, read_rows
+from kdcache.training.batch import RowReader, TrainStep
 from kdcache.training.engine import Engine, EngineSettings, World, read_user_json
+from kdcache.training.fusing import Fused, Loss
 from kdcache.training.log import RunLog
 
 FLUSH_STEPS = 10
@@ -50,6 +51,9 @@ class TrainingConfig:
     """`auto` is bfloat16 where CUDA supports it, else float32."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage: 1 shards optimizer states over processes, 2 also gradients, 3 also weights."""
+    fused: Fused = "auto"
+    """Loss from what enters the output head, never holding [rows, vocabulary]: `auto` from 16,384 classes on where the
+    model's head can be split off and ZeRO-3 does not spread it; `always` or `never`."""
     deepspeed: Path | None = None
     """A DeepSpeed JSON to merge; keys that kdcache decides are refused."""
 
@@ -154,6 +158,7 @@ def fit(
     Raises:
         TrainingError: a loss that is not finite, or a step without any row to learn from.
     """
+    loss = Loss(engine, objective, rows, config.fused, log)
     total = steps.num_steps * config.epochs
     pauses = evaluation_steps(steps.num_steps, config.evals_per_epoch)
     pending: list[tuple[TrainStep, float, torch.Tensor]] = []
@@ -162,7 +167,7 @@ def fit(
         for step in steps.epoch(epoch):
             engine.train(True)
             rate = learning_rate(done, total=total, peak=config.learning_rate, warmup=config.warmup)
-            pending.append((step, rate, _train_step(engine, step, objective, rows, rate)))
+            pending.append((step, rate, _train_step(engine, step, objective, loss, rate)))
             done += 1
             pause = step.index + 1 in pauses
             if pause or len(pending) == FLUSH_STEPS:
@@ -171,7 +176,7 @@ def fit(
                 yield Point(step=done, epoch=epoch + (step.index + 1) / steps.num_steps)
 
 
-def _train_step(engine: Engine, step: TrainStep, objective: Objective, rows: RowReader, rate: float) -> torch.Tensor:
+def _train_step(engine: Engine, step: TrainStep, objective: Objective, loss: Loss, rate: float) -> torch.Tensor:
     """Run one step; this rank's share of (total, hard, soft, kl), not yet summed over ranks."""
     if not (objective.alpha > 0 and step.num_rows) and not (objective.alpha < 1 and step.num_labels):
         raise TrainingError(
@@ -180,17 +185,7 @@ def _train_step(engine: Engine, step: TrainStep, objective: Objective, rows: Row
         )
     share = torch.zeros(4, device=engine.world.device)
     for batch in step.batches:
-        sent = batch.to(engine.world.device)
-        logits_RV = read_rows(rows, engine.forward(sent.inputs), sent)
-        losses = objective(
-            logits_RV,
-            sent.targets,
-            sent.labels_R,
-            weights_R=sent.weights_R,
-            num_rows=step.num_rows,
-            num_labels=step.num_labels,
-            in_place=True,
-        )
+        losses = loss(batch.to(engine.world.device), num_rows=step.num_rows, num_labels=step.num_labels)
         engine.backward(losses.total)
         engine.step(rate)
         share += torch.stack([losses.total, losses.hard, losses.soft, losses.kl]).detach()

@@ -35,11 +35,19 @@ class ModelSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StackLayers:
+    """Layers of an encoder-decoder, where its two stacks differ; null keeps all of one."""
+
+    encoder: int | tuple[int, ...] | None = None
+    decoder: int | tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudentSource(ModelSource):
     """A student: a pretrained checkpoint, whole or with some of its layers."""
 
-    layers: int | tuple[int, ...] | None = None
-    """How many layers to keep, or which (from 0); null keeps all."""
+    layers: int | tuple[int, ...] | StackLayers | None = None
+    """How many layers to keep, or which (from 0); null keeps all. Of an encoder-decoder each stack keeps as many."""
     scheme: Literal["even", "first", "last"] = "even"
     """Which layers a number keeps: `even` spreads them and keeps the top one."""
 
@@ -106,16 +114,21 @@ def fetch(path: str, revision: str | None = None) -> Path:
 
 
 def load_tokenizer(source: ModelSource) -> Any:
-    """The tokenizer of a checkpoint.
+    """The tokenizer of a checkpoint; its attribute `decoder_start` is the token before a target, null for most models.
 
     Raises:
         ModelError: it cannot be loaded.
     """
     path = resolve(source.path)
     try:
-        return transformers.AutoTokenizer.from_pretrained(path, revision=source.revision or "main")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=source.revision or "main")
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load a tokenizer from {path}: {_one_line(error)}") from None
+    try:
+        tokenizer.decoder_start = getattr(load_config(source), "decoder_start_token_id", None)
+    except ModelError:  # a tokenizer alone; who needs the start says that it is missing
+        tokenizer.decoder_start = None
+    return tokenizer
 
 
 def load_model(source: ModelSource, auto_class: str, *, whole: bool = False, **kwargs: Any) -> Any:
@@ -146,6 +159,16 @@ def load_model(source: ModelSource, auto_class: str, *, whole: bool = False, **k
     return model.eval()
 
 
+def load_selected(folder: Path, auto_class: str, *, device: torch.device, bf16: bool) -> Any:
+    """A checkpoint that was trained here, in eval mode on a device, in what it was trained in.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    model = load_model(ModelSource(path=str(folder.resolve())), auto_class)
+    return model.to(device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+
+
 def load_config(source: ModelSource, **kwargs: Any) -> Any:
     """A checkpoint's configuration.
 
@@ -174,15 +197,26 @@ def tokenizer_digest(tokenizer: Any) -> str:
         tree = json.loads(backend.to_str())
         tree.pop("truncation", None)
         tree.pop("padding", None)
+        if hasattr(tokenizer, "src_lang"):
+            tree.pop("post_processor", None)  # the language at hand: state too
     else:
         tree = {"class": type(tokenizer).__name__, "vocab": dict(sorted(tokenizer.get_vocab().items()))}
+    start = getattr(tokenizer, "decoder_start", None)
+    if start is not None:
+        tree["decoder_start"] = start
     tree["special"] = {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def largest_id(splits: Iterable[Sequence[Item]]) -> int:
-    """The largest token id over all items of some splits."""
-    return max(int(item.inputs["input_ids"].max()) for items in splits for item in items)
+    """The largest token id over all items of some splits, a decoder's included."""
+    return max(
+        int(values.max(initial=0))
+        for items in splits
+        for item in items
+        for name, values in item.inputs.items()
+        if name.endswith("input_ids")
+    )
 
 
 def check_vocabulary(model_config: Any, *, largest_id: int, name: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdcache.core import config
-from kdcache.core.errors import ConfigError, ModelError
+from kdcache.core.errors import ConfigError, DataError, ModelError
 from kdcache.core.types import Item
 from kdcache.data.read import dataset_digest, read_split
 from kdcache.data.spec import DatasetSpec, load_spec
@@ -146,12 +146,14 @@ class Prepared:
         items: split -> items, in the dataset's order.
         digest: of the examples of `digest_splits`, as the cache's marker holds it.
         num_truncated: items cut to `max_length`, over all splits.
+        num_dropped: examples left out, over all splits.
     """
 
     task: Task
     items: Mapping[str, list[Item]]
     digest: str
     num_truncated: int
+    num_dropped: int = 0
 
 
 def prepare(run: RunFile, tokenizer: Any, *, encode: Sequence[str], digest_of: Sequence[str]) -> Prepared:
@@ -170,15 +172,23 @@ def prepare(run: RunFile, tokenizer: Any, *, encode: Sequence[str], digest_of: S
     examples = {
         split: read_split(run.dataset, split, data_root=run.data_root) for split in dict.fromkeys([*encode, *digest_of])
     }
-    items = {
-        split: [item for e in examples[split] for item in task.encode(e, tokenizer, train=split == "train")]
-        for split in encode
-    }
+    items: dict[str, list[Item]] = {}
+    dropped: dict[str, int] = {}
+    for split in encode:
+        found = [task.encode(e, tokenizer, train=split == "train") for e in examples[split]]
+        dropped[split] = sum(not part for part in found)
+        items[split] = task.arrange([item for part in found for item in part], tokenizer)
+        if not items[split]:
+            raise DataError(
+                f"split {split} of dataset {run.dataset.name}: all {len(found):,} examples are longer than max_length "
+                f"= {run.dataset.max_length} and were left out; raise max_length"
+            )
     return Prepared(
         task=task,
         items=items,
         digest=dataset_digest(run.dataset, {split: examples[split] for split in digest_of}),
         num_truncated=sum(bool(item.meta.get("truncated")) for split in items.values() for item in split),
+        num_dropped=sum(dropped.values()),
     )
 
 
@@ -201,6 +211,7 @@ def pad_token_id(tokenizer: Any) -> int:
     Raises:
         ModelError: the tokenizer has no padding token.
     """
-    if tokenizer.pad_token_id is None:
-        raise ModelError("the tokenizer has no padding token; set pad_token in its folder")
-    return int(tokenizer.pad_token_id)
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):  # padding is masked, whatever token it is
+        if token is not None:
+            return int(token)
+    raise ModelError("the tokenizer has no padding token and none for the end; set pad_token in its folder")

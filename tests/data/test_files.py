@@ -84,8 +84,8 @@ def test_every_extension_has_a_reader():
         (
             "a.xlsx",
             "x",
-            "{path} has the extension '.xlsx', known are .jsonl, .ndjson, .parquet, .csv, .tsv, .conll, .iob, "
-            ".iob2, .bio; set format: jsonl, parquet, csv, tsv, conll, squad, mrqa",
+            "{path} has the extension '.xlsx', known are .jsonl, .ndjson, .parquet, .csv, .tsv, .txt, .conll, .iob, "
+            ".iob2, .bio; set format: jsonl, parquet, csv, tsv, lines, conll, squad, mrqa",
         ),
         ("a.jsonl", "", "{path} is empty; a split needs at least one example"),
         ("a.jsonl", "\n\n", "{path} has no rows; a split needs at least one example"),

@@ -17,6 +17,7 @@ from kdcache.data.spec import load_spec
 from kdcache.data.stats import describe_dataset
 from kdcache.metrics import evaluate
 from kdcache.tasks import make
+from tests.readings import score
 
 pytestmark = pytest.mark.realdata
 
@@ -79,5 +80,5 @@ def test_the_f1_of_a_guess_is_that_of_scikit_learn(data_root: Path, tokenizer):
     items = [i for e in read_split(spec, "test", data_root=data_root)[:500] for i in task.encode(e, tokenizer)]
     logits = np.random.default_rng(0).normal(size=(len(items), 1, 3)).astype(np.float32)
     labels = [int(item.labels_R[0]) for item in items]
-    scores = evaluate(task.score(items, list(logits)).statistics, task.metrics())
+    scores = evaluate(score(task, items, list(logits)).statistics, task.metrics())
     assert scores["f1_macro"].value == pytest.approx(f1_score(labels, logits[:, 0].argmax(axis=1), average="macro"))

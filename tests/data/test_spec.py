@@ -69,7 +69,7 @@ def holdout(**block):
         ({"hub": HUB["hub"]}, "toy.yaml: both files and hub given; give one of the two"),
         (
             {"format": "xlsx"},
-            "format in toy.yaml is 'xlsx'; allowed: one of auto, jsonl, parquet, csv, tsv, conll, squad, mrqa",
+            "format in toy.yaml is 'xlsx'; allowed: one of auto, jsonl, parquet, csv, tsv, conll, squad, mrqa, lines",
         ),
         ({"encoding": "utf9"}, "toy.yaml: encoding = 'utf9' is unknown to Python; e.g. utf-8, latin-1"),
         ({"max_length": 0}, "toy.yaml: max_length = 0 leaves no token; it must be at least 1"),

@@ -112,9 +112,22 @@ def test_evaluate_keeps_the_order_and_signs_each_score():
 
 def test_every_metric_is_filed_under_its_own_name_and_has_a_direction():
     assert {name: metric.name for name, metric in METRICS.items()} == {name: name for name in METRICS}
-    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"nll", "brier", "ece"}
+    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {
+        "nll",
+        "perplexity",
+        "brier",
+        "ece",
+    }
     rows = {"accuracy", "nll", "brier", "ece"}
-    assert {metric.statistic for metric in METRICS.values()} == {*rows, "classes", "entities", "squad", "mlqa"}
+    assert {metric.statistic for metric in METRICS.values()} == {
+        *rows,
+        "classes",
+        "entities",
+        "squad",
+        "mlqa",
+        "bleu",
+        "chrf",
+    }
 
 
 def test_evaluate_refuses_unknown_metrics_missing_statistics_and_empty_splits():

@@ -14,6 +14,7 @@ from kdcache.core.types import IGNORE, Example, TaskSettings
 from kdcache.metrics import evaluate
 from kdcache.tasks import make
 from kdcache.tasks.base import check_fast
+from tests.readings import score
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 SETTINGS = TaskSettings(labels=LABELS, max_length=8, metric="f1")
@@ -102,7 +103,7 @@ def test_an_unlabelled_sentence_has_no_labels_and_keeps_its_language(tokenizer):
     assert item.labels_R.tolist() == [IGNORE]
     assert item.meta == {"language": "nl"}
     with pytest.raises(DataError, match=r"^1 of 1 items have no label, the first is u; only labelled items can be "):
-        make("ner", SETTINGS).score([item], [np.zeros((1, 5), np.float32)])
+        score(make("ner", SETTINGS), [item], [np.zeros((1, 5), np.float32)])
 
 
 def logits_of(item, classes):
@@ -115,7 +116,7 @@ def test_gold_tags_score_one_and_lost_words_are_missed(tokenizer):
     whole = encode(tokenizer, ["anna", "saw", "rome"], ["B-PER", "O", "B-LOC"], uid="a")
     cut = encode(tokenizer, ["anna", "saw", "rome", "ben", "rome"], ["B-PER", "O", "B-LOC", "B-PER", "B-LOC"], uid="b")
     items = [whole, cut]
-    scored = task.score(items, [logits_of(item, item.labels_R) for item in items])
+    scored = score(task, items, [logits_of(item, item.labels_R) for item in items])
     assert scored.uids == ("a", "b")
     assert scored.statistics["entities"].tolist() == [[2, 2, 2], [3, 3, 4]]
     assert scored.statistics["accuracy"].tolist() == [[3, 3], [4, 4]]
@@ -130,7 +131,7 @@ def test_gold_tags_score_one_and_lost_words_are_missed(tokenizer):
 def test_an_entity_that_the_limit_cuts_is_missed(tokenizer):
     item = encode(tokenizer, ["anna"] * 2 + ["rome"] * 2, ["O", "O", "B-LOC", "I-LOC"])
     assert item.num_rows == 3
-    scored = make("ner", SETTINGS).score([item], [logits_of(item, item.labels_R)])
+    scored = score(make("ner", SETTINGS), [item], [logits_of(item, item.labels_R)])
     assert scored.statistics["entities"].tolist() == [[0, 1, 1]]
 
 

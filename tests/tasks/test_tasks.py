@@ -13,6 +13,8 @@ EACH = {
     "classification": SETTINGS,
     "ner": replace(SETTINGS, labels=("O", "B-PER", "I-PER")),
     "qa": replace(SETTINGS, labels=(), max_length=384),
+    "translation": replace(SETTINGS, labels=(), metric="bleu"),
+    "causal_lm": replace(SETTINGS, labels=(), metric="nll"),
 }
 
 
@@ -31,7 +33,10 @@ def test_an_unknown_task_is_refused_with_the_known_ones_and_the_closest():
     with pytest.raises(ConfigError) as error:
         make("clasification", SETTINGS)
     assert str(error.value) == (
-        "task = 'clasification' is not known; known: classification, ner, qa; did you mean classification?"
+        "task = 'clasification' is not known; known: classification, ner, qa, translation, causal_lm; "
+        "did you mean classification?"
     )
-    with pytest.raises(ConfigError, match=r"^task = 'parsing' is not known; known: classification, ner, qa$"):
+    with pytest.raises(
+        ConfigError, match=r"^task = 'parsing' is not known; known: classification, ner, qa, translation, causal_lm$"
+    ):
         make("parsing", SETTINGS)

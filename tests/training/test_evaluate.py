@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from kdcache.core.types import Item
+from kdcache.tasks.base import Reading
 from kdcache.training import evaluate
 from kdcache.training.engine import Engine, World
 from kdcache.training.loop import engine_settings
@@ -16,10 +16,11 @@ from tests.ranks import run_ranks
 from tests.training import small
 
 
-def predict(world: World, items: Sequence[Item], stage: int, batch_size: int) -> list[NDArray[np.float32]]:
+def predict(world: World, items: Sequence[Item], stage: int, batch_size: int) -> list[Reading]:
     engine = Engine(small.build_bert(), engine_settings(small.settings_of(zero_stage=stage), world), world)
     engine.train(False)
-    return evaluate.predict(engine.forward, items, task=small.TASK, batch_size=batch_size, pad_token_id=0, world=world)
+    setup = evaluate.Setup(task=small.TASK, tokenizer=None, pad_token_id=0, batch_size=batch_size, world=world)
+    return evaluate.predict(engine, items, setup, sample=True)
 
 
 @pytest.mark.parametrize("count", [1, 7])
@@ -28,9 +29,12 @@ def test_one_and_two_ranks_give_the_same_logits_and_the_same_score_on_every_rank
     items = small.build_items(count)
     alone = run_ranks(predict, items, 0, 3, size=1)[0]
     both = run_ranks(predict, items, stage, 2, size=2)
-    for logits in both:
-        np.testing.assert_allclose(np.concatenate(logits), np.concatenate(alone), rtol=1e-5, atol=1e-6)
-    scores = [evaluate.score(items, logits, task=small.TASK, split="test") for logits in (alone, *both)]
+    for readings in both:
+        ours, theirs = (np.concatenate([reading.sample_RV for reading in found]) for found in (readings, alone))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        assert evaluate.temperature(readings) == pytest.approx(evaluate.temperature(alone), rel=1e-3)
+        assert evaluate.mean_entropy(readings) == pytest.approx(evaluate.mean_entropy(alone), rel=1e-5)
+    scores = [evaluate.score(items, readings, task=small.TASK, split="test") for readings in (alone, *both)]
     wanted = evaluate.plain_scores(scores[0])
     assert list(wanted) == ["f1_binary", "f1_macro", "f1_weighted", "accuracy", "nll", "brier", "ece"]
     for score in scores[1:]:

@@ -1,0 +1,128 @@
+"""Translation and language models through the commands: rows over a vocabulary, from both stores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from kdcache.cache.reader import Cache
+from kdcache.core.results import read_statistics
+from tests.tiny import call, refused
+from tests.tiny_text import SIZES, write_llama, write_mbart, write_text_study
+
+PRIMARY = {"translation": "bleu", "text": "nll", "dialogues": "nll"}
+
+
+@pytest.fixture(scope="module", params=PRIMARY)
+def text_study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What is generated and its study, trained and dumped."""
+    epochs = 24 if request.param == "translation" else 6
+    return request.param, write_text_study(tmp_path_factory.mktemp(request.param), request.param, epochs=epochs)
+
+
+def test_students_train_from_both_stores_and_compare(text_study, capsys: pytest.CaptureFixture[str]):
+    kind, folder = text_study
+    run, hidden = str(folder / "run.yaml"), str(folder / "out/hidden/cache")
+    for options in (["--alpha", "0"], ["--loss", "ce"], ["--loss", "mse", "--cache", hidden, "--teacher", "t_ll"]):
+        call("train-student", run, "--device", "cpu", *options)
+    results = sorted((folder / "out/students/half").glob("*/result.json"))
+    assert len(results) == 3
+    for path in results:
+        tree = json.loads(path.read_text())
+        assert tree["metric"] == PRIMARY[kind]
+        assert tree["counters"]["teacher_forwards"] == 0
+        uids, statistics = read_statistics(path.parent, "test")
+        assert {len(values) for values in statistics.values()} == {len(uids)}
+        assert kind == "text" or len(uids) == SIZES["test"]
+        signatures = {name: score["signature"] for name, score in tree["scores"]["test"].items()}
+        if kind == "translation":
+            assert "|beams=2|" in signatures["bleu"]
+            assert "tok:13a" in signatures["bleu"]
+            assert "|beams=1|" in tree["scores"]["validation"]["bleu"]["signature"]
+        else:
+            scores = tree["scores"]["test"]
+            assert scores["perplexity"]["value"] == pytest.approx(np.exp(scores["nll"]["value"]))
+    capsys.readouterr()
+    call("compare", str(folder / "out/students"), "--out", str(folder / "compare"), "--resamples", "100")
+    assert PRIMARY[kind] in (folder / "compare/report.html").read_text()
+
+
+def test_the_teacher_learns_what_the_words_tell(text_study):
+    kind, folder = text_study
+    teacher = json.loads((folder / "out/teacher/teacher.json").read_text())
+    losses = [record["nll"] for record in teacher["checkpoints"]]
+    assert min(losses) < 0.7 * losses[0] or min(losses) < 1.0
+    if kind == "translation":
+        assert max(record["score"] for record in teacher["checkpoints"]) > 0.3
+        assert teacher["test"]["t_hs"]["bleu"] > 0.3
+    assert all(record["entropy"] > 0 and 0.01 <= record["temperature"] <= 100 for record in teacher["checkpoints"])
+
+
+def test_every_cached_row_is_the_teachers_own_without_padding(text_study):
+    """Each item alone through the checkpoint: no batch, no padding, no task code, no padded classes."""
+    kind, folder = text_study
+    auto = AutoModelForSeq2SeqLM if kind == "translation" else AutoModelForCausalLM
+    model = auto.from_pretrained(folder / "out/teacher/selected/t_hs").eval()
+    cache, hidden = Cache.open(folder / "out/cache"), Cache.open(folder / "out/hidden/cache")
+    indices = cache.plan.indices("validation")
+    rows, vectors = cache.rows("t_hs", indices), hidden.rows("t_hs", indices)
+    num_classes = cache.teacher("t_hs").num_classes
+    assert num_classes == hidden.teacher("t_hs").num_classes
+    assert num_classes <= model.config.vocab_size - (0 if kind == "translation" else 5)
+    for i, item in enumerate(cache.items(indices)):
+        inputs = {name: torch.from_numpy(v[None].astype(np.int64)) for name, v in item.inputs.items()}
+        with torch.no_grad():
+            logits = model(**inputs).logits[0, item.positions_R.astype(np.int64), :num_classes].double()
+        wanted, lse = torch.log_softmax(logits, dim=1).numpy(), torch.logsumexp(logits, dim=1).numpy()
+        first = rows.row_ptr[i]
+        for r in range(item.num_rows):
+            part = slice(rows.entry_ptr[first + r], rows.entry_ptr[first + r + 1])
+            np.testing.assert_allclose(rows.logprobs[part], wanted[r, rows.ids[part]], atol=4e-3)
+            assert rows.lse[first + r] == pytest.approx(lse[r], abs=2e-3)
+            assert rows.gold[first + r] == pytest.approx(wanted[r, item.labels_R[r]], abs=4e-3)
+            assert vectors.lse[first + r] == pytest.approx(lse[r], abs=1e-4)
+
+
+def test_inspect_describes_the_cache_and_the_dataset(text_study, capsys: pytest.CaptureFixture[str]):
+    kind, folder = text_study
+    call("inspect", str(folder / "out/cache"), "--json")
+    summary = json.loads(capsys.readouterr().out)
+    train = summary["splits"]["train"]
+    assert train["rows"] == train["labels"] > train["items"]
+    assert (train["items"] == SIZES["train"]) == (kind != "text")
+    tree = yaml.safe_load((folder / "run.yaml").read_text())["dataset"]
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    call("inspect", str(folder / "tiny.yaml"), "--tokenizer", str(folder / "base"))
+    out = capsys.readouterr().out
+    assert f"{SIZES['train']} examples" in out
+    assert "longer than max_length" in out
+    assert "without a label" not in out
+
+
+def test_another_tokenizer_is_refused_with_the_reason(text_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    kind, folder = text_study
+    other = (write_llama if kind == "translation" else write_mbart)(tmp_path / "other")
+    change = f"models.students.half={{path: {other}, layers: 1}}"
+    if kind == "translation":
+        (other / "config.json").write_text(
+            json.dumps({**json.loads((other / "config.json").read_text()), "decoder_start_token_id": 1})
+        )
+    said = refused(capsys, "train-student", folder / "run.yaml", "--device", "cpu", "--set", change, code=4)
+    assert "was dumped with tokenizer" in said
+    assert "their classes the vocabulary; dump again" in said
+
+
+def test_what_a_dump_costs_and_keeps_is_told_beforehand(text_study, capsys: pytest.CaptureFixture[str]):
+    _, folder = text_study
+    capsys.readouterr()
+    call("dump-teacher", str(folder / "run.yaml"), "--device", "cpu", "--dry-run", "--speed", "1000", "--json")
+    assert json.loads(capsys.readouterr().out)["num_rows"] > 0
+    call("dump-teacher", str(folder / "run.yaml"), "--device", "cpu", "--fidelity", "6", "--student", "half", "--json")
+    report = json.loads(capsys.readouterr().out)
+    assert {store["store"] for store in report["stores"]} == {"topk", "hidden"}
