@@ -116,7 +116,7 @@ def test_a_student_with_another_tokenizer_matches_words_and_is_refused_for_quest
     theirs = Cache.open(folder / "out/cache").marker.tokenizer_digest
     assert f"was dumped with tokenizer {theirs}, this run has " in error
     assert error.endswith(
-        ", and the rows of qa are made of tokens; use a student with the teacher's tokenizer, dump again, or set "
+        " and the classes of its rows are the tokens of a window; dump again, or set "
         "student.allow_mismatch: true if you know that they agree"
     )
 

@@ -65,15 +65,16 @@ def test_predictions_have_a_rows_own_classes_whatever_the_batch():
     ).eval()
     items = [window(length) for length in (3, 9, 5, 9, 20, 4)]
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    found = {
-        size: evaluate.predict(
-            lambda inputs: model(**inputs), items, task=TASK, batch_size=size, pad_token_id=0, world=world
-        )
-        for size in (1, 4, 32)
-    }
+    found = {}
     for size in (1, 4, 32):
-        assert [rows.shape for rows in found[size]] == [(2, item.num_tokens) for item in items]
-        for rows, alone in zip(found[size], found[1], strict=True):
-            np.testing.assert_allclose(rows, alone, atol=1e-5)
+        setup = evaluate.Setup(task=TASK, tokenizer=None, pad_token_id=0, batch_size=size, world=world)
+        found[size] = evaluate.predict(evaluate.Loaded(module=model), items, setup, sample=True)
+    for size in (1, 4, 32):
+        for item, reading, alone in zip(items, found[size], found[1], strict=True):
+            assert reading.sample_RV is not None and alone.sample_RV is not None
+            assert reading.sample_RV.shape == (2, item.num_tokens)
+            np.testing.assert_allclose(reading.sample_RV, alone.sample_RV, atol=1e-5)
+            np.testing.assert_allclose(reading.facts.gold_R, alone.facts.gold_R, atol=1e-5)
+            np.testing.assert_allclose(reading.facts.entropy_R, alone.facts.entropy_R, atol=1e-5)
     assert 0 < evaluate.mean_entropy(found[4]) < np.log(20)
-    assert 0.01 <= evaluate.temperature(items, found[4]) <= 100
+    assert 0.01 <= evaluate.temperature(found[4]) <= 100
