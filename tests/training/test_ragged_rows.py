@@ -71,7 +71,8 @@ def test_predictions_have_a_rows_own_classes_whatever_the_batch():
         found[size] = evaluate.predict(evaluate.Loaded(module=model), items, setup, sample=True)
     for size in (1, 4, 32):
         for item, reading, alone in zip(items, found[size], found[1], strict=True):
-            assert reading.sample_RV is not None and alone.sample_RV is not None
+            assert reading.sample_RV is not None
+            assert alone.sample_RV is not None
             assert reading.sample_RV.shape == (2, item.num_tokens)
             np.testing.assert_allclose(reading.sample_RV, alone.sample_RV, atol=1e-5)
             np.testing.assert_allclose(reading.facts.gold_R, alone.facts.gold_R, atol=1e-5)
