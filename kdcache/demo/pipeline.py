@@ -19,7 +19,7 @@ from kdcache.training.run import RunFile, load_run
 
 Say = Callable[[str], object]
 QUICK = (
-    "dataset.limit={train: 800, validation: 300, test: 400}",
+    "dataset.limit={train: 640, validation: 300, test: 400}",
     "student.epochs=2",
     "student.student=minilm-2",
 )

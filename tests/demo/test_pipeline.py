@@ -58,7 +58,7 @@ def test_the_run_file_that_the_demo_writes_is_one_for_every_command(
     assert {name: Path(path) for name, path in file.dataset.files.items()} == {
         split: (out / "data" / f"{split}.jsonl").resolve() for split in ("train", "validation", "test")
     }
-    assert file.dataset.limit == ({"train": 800, "validation": 300, "test": 400} if quick else file.dataset.limit)
+    assert file.dataset.limit == ({"train": 640, "validation": 300, "test": 400} if quick else file.dataset.limit)
     source = load_run(shipped("runs/demo.yaml"), overrides=pipeline.QUICK if quick else ())
     for stage, settings in (("teacher", TeacherConfig), ("dump", DumpConfig), ("student", StudentConfig)):
         assert file.block(stage, settings) == source.block(stage, settings)
