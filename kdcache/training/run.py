@@ -74,7 +74,8 @@ def load_run(
 ) -> RunFile:
     """Read a run file.
 
-    `dataset:` and `models:` are paths relative to the run file, or blocks in it.
+    `dataset:` and `models:` are paths relative to the run file, or blocks in it. A block with the key `yaml` starts
+    from that file, and its other keys replace the file's: `dataset: {yaml: mnli.yaml, limit: {train: 3000}}`.
 
     Args:
         path: the YAML.
@@ -88,20 +89,18 @@ def load_run(
     tree = config.read_yaml(path)
     config.check_keys(tree, KEYS, where=str(path))
     places = {}
+    where = {}
+    changed = bool(overrides)
     for name in ("dataset", "models"):
         if name not in tree:
             raise ConfigError(f"{path} lacks {name}: give a path to its YAML, or a block")
-        places[name] = _beside(path, tree[name], name) if isinstance(tree[name], str) else path
-        if isinstance(tree[name], str):
-            tree[name] = config.read_yaml(places[name])
-        if not isinstance(tree[name], dict):
-            raise ConfigError(f"{name} in {path} is {tree[name]!r}; give a path to its YAML, or a block")
+        extended = isinstance(tree[name], dict) and "yaml" in tree[name]
+        tree[name], places[name] = _described(path, tree[name], name)
+        where[name] = _where(places[name], changed) if not extended else f"{places[name]} (with the changes in {path})"
     tree["dataset"].setdefault("base", str(places["dataset"].parent.resolve()))
     tree = config.override(tree, overrides)
     config.check_keys(tree, KEYS, where="--set")
-    changed = bool(overrides)
     blocks = {name: name if places[name] == path else "" for name in places}
-    where = {name: _where(place, changed) for name, place in places.items()}
     return RunFile(
         path=path,
         out=out or _out(tree.get("out", f"runs/{path.stem}"), where=_where(path, changed)),
@@ -111,6 +110,21 @@ def load_run(
         data_root=data_root_or_environment(data_root),
         changed=changed,
     )
+
+
+def _described(path: Path, value: Any, name: str) -> tuple[dict[str, Any], Path]:
+    """What a run file says of its dataset or models, and the file that a message about it names.
+
+    Raises:
+        ConfigError: neither a path nor a block.
+    """
+    block: dict[str, Any] = {"yaml": value} if isinstance(value, str) else value
+    if not isinstance(block, dict) or not isinstance(block.get("yaml", ""), str):
+        raise ConfigError(f"{name} in {path} is {value!r}; give a path to its YAML, or a block")
+    if "yaml" not in block:
+        return block, path
+    place = _beside(path, block["yaml"], name)
+    return {**config.read_yaml(place), **{key: value for key, value in block.items() if key != "yaml"}}, place
 
 
 def _where(path: Path, changed: bool) -> str:
