@@ -25,10 +25,12 @@ class Scored:
     Attributes:
         uids: of the examples [I], in the order of their first items.
         statistics: name (`metrics.Metric.statistic`) -> float64 [I, S], additive over examples.
+        languages: of the examples [I]; empty where one of them has none.
     """
 
     uids: tuple[str, ...]
     statistics: dict[str, NDArray[np.float64]]
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

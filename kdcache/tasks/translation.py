@@ -20,7 +20,7 @@ from kdcache.core.errors import ConfigError, DataError, ModelError
 from kdcache.core.types import Example, Item, TaskSettings
 from kdcache.metrics.bleu import bleu_statistics, chrf_statistics
 from kdcache.tasks.base import Reading, RowTask, Scored, Writing, text_of
-from kdcache.tasks.statistics import check_items, row_statistics
+from kdcache.tasks.statistics import check_items, languages_of, row_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,6 +151,7 @@ class Translation(RowTask):
         written = [reading.text or "" for reading in readings]
         return Scored(
             uids=tuple(item.uid for item in items),
+            languages=languages_of(items),
             statistics={
                 "bleu": bleu_statistics(written, references),
                 "chrf": chrf_statistics(written, references),
