@@ -81,7 +81,9 @@ def test_a_dataset_without_a_training_set_is_inspected_and_dumped_but_teaches_no
     run.write_text(yaml.safe_dump(tree, sort_keys=False))
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(tree["dataset"], sort_keys=False))
     call("inspect", str(tmp_path / "data.yaml"))
-    assert "validation 10 examples: bad 0 (0.0 %)  good 10 (100.0 %)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "  validation 10 examples\n             labels  bad 0 (0.0 %)  good 10 (100.0 %)\n" in printed
+    assert "             languages  de 10 (100.0 %)\n" in printed
     error = refused(capsys, "train-teacher", run, "--device", "cpu", code=3)
     assert error == (
         "dataset tiny has no split 'train'; its splits: validation, test; join a training set under sources, as "

@@ -98,6 +98,11 @@ class Task(Protocol):
         """Why a student must have the teacher's tokenizer, e.g. `rows are target tokens`; empty if it need not."""
         ...
 
+    @property
+    def over_length(self) -> str:
+        """What becomes of an example over `max_length` tokens, e.g. `cut into windows`."""
+        ...
+
     def model_kwargs(self) -> dict[str, Any]:
         """Settings of a model that is loaded for training, e.g. `num_labels`."""
         ...
@@ -203,6 +208,11 @@ class RowTask:
     def bound_to_tokens(self) -> str:
         """Rows are examples or words: any tokenizer will do."""
         return ""
+
+    @property
+    def over_length(self) -> str:
+        """It loses its end."""
+        return "cut"
 
     def row_names(self, item: Item) -> NDArray[np.int64] | None:
         """Null: a task that can name its rows says so itself."""

@@ -130,6 +130,11 @@ class NER(RowTask):
             },
         )
 
+    @property
+    def over_length(self) -> str:
+        """Words lost at the end of a sentence are scored."""
+        return "cut, lost entities missed"
+
     def row_names(self, item: Item) -> NDArray[np.int64] | None:
         """The number of each row's word."""
         return np.array(item.meta.get("words", range(item.num_rows)), dtype=np.int64)

@@ -128,6 +128,11 @@ class QA(RowTask):
         """The classes of a row are tokens."""
         return "the classes of its rows are the tokens of a window"
 
+    @property
+    def over_length(self) -> str:
+        """Nothing is lost."""
+        return "cut into windows"
+
     def answers(self, items: Sequence[Item], logits: Sequence[Tensor]) -> list[Any]:
         """The best answer of each window and its score, see `best_span`."""
         return [

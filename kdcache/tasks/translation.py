@@ -62,6 +62,11 @@ class Translation(RowTask):
         """Rows and classes are tokens."""
         return "its rows are the target's tokens and their classes the vocabulary"
 
+    @property
+    def over_length(self) -> str:
+        """By `too_long`."""
+        return "refused" if self.settings.too_long == "refuse" else "left out"
+
     def model_kwargs(self) -> dict[str, Any]:
         """Nothing: the classes are the vocabulary."""
         return {}

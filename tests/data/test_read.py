@@ -47,9 +47,7 @@ def test_pairs_with_an_empty_text_are_left_out_where_the_yaml_says_so(tmp_path: 
     texts = [("one", "two"), ("one", " "), (None, "two"), ("three", "four")]
     rows = [{"id": i, "a": a, "b": b, "label": "no", "lang": "de"} for i, (a, b) in enumerate(texts)]
     assert [e.uid for e in read(tmp_path, rows, drop_empty=True, **PAIR)] == ["0", "3"]
-    with pytest.raises(
-        DataError, match=r"^line 2 of .* has empty text in the column 'b'; fill it or leave"
-    ):
+    with pytest.raises(DataError, match=r"^line 2 of .* has empty text in the column 'b'; fill it or leave"):
         read(tmp_path, rows, **PAIR)
 
 
