@@ -60,6 +60,11 @@ class Item:
         return len(self.inputs["input_ids"])
 
     @property
+    def num_target_tokens(self) -> int:
+        """Length of `decoder_input_ids`; 0 of a model without a decoder of its own."""
+        return len(self.inputs.get("decoder_input_ids", ()))
+
+    @property
     def num_rows(self) -> int:
         """Number of rows."""
         return len(self.positions_R)
