@@ -151,8 +151,8 @@ def test_an_empty_split_is_refused(tmp_path: Path, task: str):
         (
             "qa",
             {},
-            "example train-0: its question of 40 tokens leaves 0 of max_length = 12 for the context, but windows overlap "
-            "by 2; raise max_length, lower overlap, or shorten the question",
+            "example train-0: its question of 40 tokens leaves 0 of max_length = 12 for the context, but windows "
+            "overlap by 2; raise max_length, lower overlap, or shorten the question",
         ),
         (
             "translation",
@@ -175,7 +175,7 @@ def test_an_empty_split_is_refused(tmp_path: Path, task: str):
         (
             "causal_lm",
             {"too_long": "refuse"},
-            "example train-0 has 44 tokens, max_length is 12; raise it, shorten the example, or set too_long: drop",
+            "example train-0 has 43 tokens, max_length is 12; raise it, shorten the example, or set too_long: drop",
         ),
     ],
 )
