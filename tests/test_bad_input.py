@@ -227,7 +227,11 @@ def emptied(split: str, records: Records) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (blank, "line 4 of {folder}/{first}.jsonl has empty text in the column 'text'; fill it or leave the row out"),
+        (
+            blank,
+            "line 4 of {folder}/{first}.jsonl has empty text in the column 'text'; fill it or "
+            "leave the row out, or set drop_empty: true",
+        ),
         (
             misspelt,
             "line 4 of {folder}/{first}.jsonl has the label 'goood' in the column 'label'; known: bad (0), good (1); "

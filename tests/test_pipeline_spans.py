@@ -72,8 +72,8 @@ def test_inspect_describes_the_cache_and_the_dataset(spans_study, capsys: pytest
     out = capsys.readouterr().out
     assert f"{SIZES['train']} examples" in out
     assert "longer than max_length" in out
-    assert ("B-PER" in out) == (task == "ner")
-    assert ("question='the warm'" in out) == (task == "qa")
+    assert ("% in entities; entities  PER " in out) == (task == "ner")
+    assert ("      question  the warm\n" in out) == (task == "qa")
 
 
 def test_every_cached_row_is_the_teachers_own_without_padding(spans_study):

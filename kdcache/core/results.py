@@ -108,7 +108,8 @@ def write_json(path: Path, value: Any) -> None:
 def write_run(folder: Path, result: RunResult, evaluations: tuple[Evaluation, ...]) -> None:
     """Write `stats.npz`, then `result.json`.
 
-    `stats.npz` holds, for each split, `<split>/uids` (text) and `<split>/<statistic>` (float64 [I, S]).
+    `stats.npz` holds, for each split, `<split>/uids` (text [I]), `<split>/<statistic>` (float64 [I, S]) and, where all
+    examples have one, `<split>/languages` (text [I]): what a score by language, or its bootstrap, is computed from.
 
     Raises:
         RunError: the disk is full or refuses.
@@ -116,6 +117,8 @@ def write_run(folder: Path, result: RunResult, evaluations: tuple[Evaluation, ..
     arrays: dict[str, Any] = {}
     for evaluation in evaluations:
         arrays[f"{evaluation.split}/uids"] = np.array(evaluation.uids, dtype=np.str_)
+        if evaluation.languages:
+            arrays[f"{evaluation.split}/languages"] = np.array(evaluation.languages, dtype=np.str_)
         for name, values in evaluation.statistics.items():
             arrays[f"{evaluation.split}/{name}"] = values
     temporary = folder / f".stats.{os.getpid()}.tmp.npz"
@@ -156,6 +159,23 @@ def read_statistics(
     Raises:
         RunError: the file is missing or damaged, or holds no such split.
     """
+    values = _read_arrays(folder, split)
+    uids = tuple(str(u) for u in values.pop("uids"))
+    values.pop("languages", None)
+    return uids, values
+
+
+def read_languages(folder: Path, split: str) -> tuple[str, ...]:
+    """Language of each example of a split of a run, in the order of its uids; empty where one has none.
+
+    Raises:
+        RunError: the file is missing or damaged, or holds no such split.
+    """
+    return tuple(str(language) for language in _read_arrays(folder, split).get("languages", ()))
+
+
+def _read_arrays(folder: Path, split: str) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """Name -> array of one split in `stats.npz`."""
     path = folder / "stats.npz"
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
@@ -167,5 +187,4 @@ def read_statistics(
             values = {n.partition("/")[2]: file[n] for n in names}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"cannot read {path}: {error}; train the run again") from None
-    uids = tuple(str(u) for u in values.pop("uids"))
-    return uids, values
+    return values

@@ -60,6 +60,11 @@ class Item:
         return len(self.inputs["input_ids"])
 
     @property
+    def num_target_tokens(self) -> int:
+        """Length of `decoder_input_ids`; 0 of a model without a decoder of its own."""
+        return len(self.inputs.get("decoder_input_ids", ()))
+
+    @property
     def num_rows(self) -> int:
         """Number of rows."""
         return len(self.positions_R)
@@ -169,7 +174,7 @@ class Score:
     """One number with what is needed to read it.
 
     Attributes:
-        name: `f1`, `accuracy`, `nll`, ...
+        name: `f1_macro`, `accuracy`, `nll`, ...; of one language of several `f1_macro@de`, their mean `f1_macro@mean`.
         value: in the metric's own unit (fractions, nats), never a percentage.
         higher_is_better: the direction.
         signature: how it was computed, e.g. `f1:binary(positive=1)|n=408|v1`.
@@ -191,12 +196,14 @@ class Evaluation:
         scores: metric name -> Score; the first is the metric the run is selected by.
         statistics: statistic name -> float64 [I, S]; metric `m` of `metrics.METRICS` has the value
             `m.finish(statistics[m.statistic].sum(0))`.
+        languages: of the examples [I], in the order of `uids`; empty where one of them has none.
     """
 
     split: str
     uids: tuple[str, ...]
     scores: Mapping[str, Score]
     statistics: Mapping[str, NDArray[np.float64]]
+    languages: tuple[str, ...] = ()
 
     @property
     def primary(self) -> Score:

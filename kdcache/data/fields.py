@@ -16,6 +16,9 @@ FIELDS = (
 GOLD = ("label", "tags", "answers")
 """Fields that an unlabelled split does not have."""
 
+TEXT_FIELDS = ("text", "text_pair", "question", "context", "source", "target", "prompt", "response")
+"""Fields that are text and never empty."""
+
 MISSING = "fill it or leave the row out"
 
 
@@ -63,6 +66,19 @@ def parse_fields(
     return fields
 
 
+def is_empty(columns: Mapping[str, str], row: Mapping[str, Any]) -> bool:
+    """Whether a record has no words, or a text that is missing or blank.
+
+    Example:
+        >>> is_empty({"text": "a", "text_pair": "b"}, {"a": "one", "b": " "})
+        True
+    """
+    if "words" in columns and not row[columns["words"]]:
+        return True
+    values = [row[columns[name]] for name in TEXT_FIELDS if name in columns]
+    return any(value is None or (isinstance(value, str) and not value.strip()) for value in values)
+
+
 def class_name(
     value: Any, labels: Sequence[str], label_map: Mapping[str, str | None], *, column: str, place: str
 ) -> str | None:
@@ -92,7 +108,7 @@ def _text(value: Any, column: str, place: str) -> str:
     if value is not None and not isinstance(value, str):
         raise DataError(f"{place} has {value!r} ({type(value).__name__}) in the column {column!r}; it must be text")
     if value is None or not value.strip():
-        raise DataError(f"{place} has empty text in the column {column!r}; {MISSING}")
+        raise DataError(f"{place} has empty text in the column {column!r}; {MISSING}, or set drop_empty: true")
     return value
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kdcache.core.errors import DataError
 from kdcache.core.types import Example
-from kdcache.data.fields import GOLD, parse_fields
+from kdcache.data.fields import GOLD, is_empty, parse_fields
 from kdcache.data.files import Records, read_file
 from kdcache.data.hub import read_hub
 from kdcache.data.lines import read_aligned
@@ -126,7 +126,7 @@ def _examples(
     places: list[str] = []
     for index, (number, row) in enumerate(zip(records.numbers, records.rows, strict=True)):
         place = f"{records.unit} {number} of {records.place}"
-        if spec.drop_empty and "words" in columns and not row[columns["words"]]:
+        if spec.drop_empty and is_empty(columns, row):
             continue
         uid = _uid(row[columns["id"]], columns["id"], place) if "id" in columns else f"{split}-{index}"
         if uid in first_place:

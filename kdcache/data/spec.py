@@ -78,7 +78,7 @@ class DatasetSpec:
     language_pattern: str | None = None
     """Regular expression whose first match in an example's id is its language, instead of a column."""
     drop_empty: bool = False
-    """Leave out records without words; else they are an error."""
+    """Leave out records without words, or with an empty text; else they are an error."""
     scheme: Scheme = "auto"
     """Of the tags in the files, `iob1` or `iob2`; auto looks, split by split. Tags become IOB2."""
     labels: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ class SplitSummary:
         num_examples: after hold-out and limit.
         labels: class name -> examples, or words where they have classes, in class order.
         num_labels: all of them.
+        languages: language -> examples, the most frequent first; empty where they have none.
         num_unlabelled: examples without a label, tags or answers.
         num_duplicates: examples whose text (both texts, all words) stands in the split before.
         num_seen: split -> examples here whose text stands there too; splits without any are left out.
@@ -38,6 +39,7 @@ class SplitSummary:
     num_examples: int
     labels: Mapping[str, int]
     num_labels: int
+    languages: Mapping[str, int]
     num_unlabelled: int
     num_duplicates: int
     num_seen: Mapping[str, int]
@@ -96,6 +98,7 @@ def describe_dataset(
             num_examples=len(part),
             labels={name: labels[name] for name in spec.labels},
             num_labels=labels.total(),
+            languages=dict(Counter(e.fields["language"] for e in part if "language" in e.fields).most_common()),
             num_unlabelled=sum(not any(name in e.fields for name in GOLD) for e in part) if has_gold else 0,
             num_duplicates=len(part) - len(texts[split]),
             num_seen={other: count for other, count in seen.items() if count},

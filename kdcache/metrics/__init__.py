@@ -8,7 +8,7 @@ The value of metric m on any weighting w of the examples is `METRICS[m].finish(w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,6 +182,7 @@ def evaluate(
         'accuracy|n=2|v1'
     """
     scores: dict[str, Score] = {}
+    extra = "".join(f"|{key}={value}" for key, value in (parts or {}).items())
     for name in metrics:
         if name not in METRICS:
             raise ConfigError(f"metric {name!r} is not known; known: {', '.join(METRICS)}")
@@ -193,7 +194,6 @@ def evaluate(
         values_IS = statistics[metric.statistic]
         if len(values_IS) == 0:
             raise DataError(f"metric {name} has no examples to score; the split is empty")
-        extra = "".join(f"|{key}={value}" for key, value in (parts or {}).items())
         scores[name] = Score(
             name=name,
             value=float(metric.finish(values_IS.sum(axis=0))),
@@ -201,3 +201,40 @@ def evaluate(
             signature=f"{metric.describe}|n={len(values_IS)}{extra}|v{VERSION}",
         )
     return scores
+
+
+def evaluate_by_language(
+    statistics: Mapping[str, NDArray[np.float64]],
+    name: str,
+    languages: Sequence[str],
+    parts: Mapping[str, object] | None = None,
+) -> dict[str, Score]:
+    """A metric over the examples of each language, and the mean of these values, each language counted once.
+
+    Args:
+        statistics: statistic name -> float64 [I, S].
+        name: of the metric.
+        languages: of each example [I].
+        parts: what else the signatures should say.
+
+    Returns:
+        `<name>@<language>`, sorted by language, then `<name>@mean`; nothing for fewer than two languages.
+
+    Example:
+        >>> hits = {"accuracy": np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])}
+        >>> {k: v.value for k, v in evaluate_by_language(hits, "accuracy", ["de", "de", "en"]).items()}
+        {'accuracy@de': 0.5, 'accuracy@en': 1.0, 'accuracy@mean': 0.75}
+    """
+    names = sorted(set(languages))
+    if len(names) < 2:
+        return {}
+    metric, of = METRICS[name], np.array(languages)
+    values_IS = statistics[metric.statistic]
+    found = {}
+    for language in names:
+        part = {metric.statistic: values_IS[of == language]}
+        score = evaluate(part, [name], {**(parts or {}), "language": language})[name]
+        found[f"{name}@{language}"] = replace(score, name=f"{name}@{language}")
+    pooled = evaluate(statistics, [name], {**(parts or {}), "mean_over_languages": len(names)})[name]
+    mean = float(np.mean([score.value for score in found.values()]))
+    return {**found, f"{name}@mean": replace(pooled, name=f"{name}@mean", value=mean)}

@@ -23,7 +23,7 @@ from kdcache.tasks import make
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import CachedSteps
 from kdcache.training.engine import Engine, World, barrier, start
-from kdcache.training.log import RunLog
+from kdcache.training.log import RunLog, scores_text
 from kdcache.training.loop import Steps, engine_settings, fit
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
 
@@ -237,8 +237,7 @@ def summary(result: RunResult, folder: Path) -> str:
     """What the command prints at its end."""
     lines = [f"{result.student}, {result.configuration.label()}, seed {result.seed}"]
     for split, scores in result.scores.items():
-        shown = "  ".join(f"{name} {score.value:.4f}" for name, score in scores.items())
-        lines.append(f"  {split:<10} {shown}")
+        lines.append(f"  {split:<10} {scores_text({name: score.value for name, score in scores.items()})}")
     if result.exactness:
         lines.append(f"  loss from the cache: {result.exactness}; teacher forward passes: 0")
     if "rows_dropped" in result.counters:

@@ -25,10 +25,12 @@ class Scored:
     Attributes:
         uids: of the examples [I], in the order of their first items.
         statistics: name (`metrics.Metric.statistic`) -> float64 [I, S], additive over examples.
+        languages: of the examples [I]; empty where one of them has none.
     """
 
     uids: tuple[str, ...]
     statistics: dict[str, NDArray[np.float64]]
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,11 @@ class Task(Protocol):
     @property
     def bound_to_tokens(self) -> str:
         """Why a student must have the teacher's tokenizer, e.g. `rows are target tokens`; empty if it need not."""
+        ...
+
+    @property
+    def over_length(self) -> str:
+        """What becomes of an example over `max_length` tokens, e.g. `cut into windows`."""
         ...
 
     def model_kwargs(self) -> dict[str, Any]:
@@ -201,6 +208,11 @@ class RowTask:
     def bound_to_tokens(self) -> str:
         """Rows are examples or words: any tokenizer will do."""
         return ""
+
+    @property
+    def over_length(self) -> str:
+        """It loses its end."""
+        return "cut"
 
     def row_names(self, item: Item) -> NDArray[np.int64] | None:
         """Null: a task that can name its rows says so itself."""

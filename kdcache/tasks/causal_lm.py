@@ -52,6 +52,12 @@ class CausalLM(RowTask):
         """Rows and classes are tokens."""
         return "its rows are the text's tokens and their classes the vocabulary"
 
+    @property
+    def over_length(self) -> str:
+        """Of text nothing is lost; what is asked must not be cut from its answer."""
+        dialogues = "refused" if self.settings.too_long == "refuse" else "left out"
+        return f"text is cut into items, dialogues are {dialogues}"
+
     def model_kwargs(self) -> dict[str, Any]:
         """Nothing: the classes are the vocabulary."""
         return {}

@@ -15,7 +15,7 @@ from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import IGNORE, Example, Item, TaskSettings
 from kdcache.metrics.classification import class_statistics
 from kdcache.tasks.base import Reading, RowTask, Scored, text_of
-from kdcache.tasks.statistics import check_items, row_statistics
+from kdcache.tasks.statistics import check_items, languages_of, row_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,6 +112,7 @@ class Classification(RowTask):
         predictions_I = np.concatenate([reading.facts.best_R for reading in readings])
         return Scored(
             uids=tuple(item.uid for item in items),
+            languages=languages_of(items),
             statistics={
                 "classes": class_statistics(predictions_I, labels_I, len(self.settings.labels)),
                 **row_statistics(items, readings, np.arange(len(items)), len(items)),

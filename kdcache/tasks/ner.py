@@ -17,7 +17,7 @@ from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import IGNORE, Example, Item, TaskSettings
 from kdcache.metrics.entities import OUTSIDE, entity_statistics
 from kdcache.tasks.base import Reading, RowTask, Scored, check_fast
-from kdcache.tasks.statistics import check_items, row_statistics
+from kdcache.tasks.statistics import check_items, languages_of, row_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,11 +123,17 @@ class NER(RowTask):
             gold.append([labels[c] for c in classes])
         return Scored(
             uids=tuple(item.uid for item in items),
+            languages=languages_of(items),
             statistics={
                 "entities": entity_statistics(predicted, gold),
                 **row_statistics(items, readings, np.arange(len(items)), len(items)),
             },
         )
+
+    @property
+    def over_length(self) -> str:
+        """Words lost at the end of a sentence are scored."""
+        return "cut, lost entities missed"
 
     def row_names(self, item: Item) -> NDArray[np.int64] | None:
         """The number of each row's word."""

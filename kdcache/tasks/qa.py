@@ -17,7 +17,7 @@ from kdcache.core.errors import ConfigError, DataError
 from kdcache.core.types import IGNORE, Example, Item, TaskSettings
 from kdcache.metrics.squad import answer_statistics, normalize_mlqa, normalize_squad
 from kdcache.tasks.base import Reading, RowTask, Scored, check_fast, text_of
-from kdcache.tasks.statistics import check_items, row_statistics
+from kdcache.tasks.statistics import check_items, languages_of, row_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,6 +128,11 @@ class QA(RowTask):
         """The classes of a row are tokens."""
         return "the classes of its rows are the tokens of a window"
 
+    @property
+    def over_length(self) -> str:
+        """Nothing is lost."""
+        return "cut into windows"
+
     def answers(self, items: Sequence[Item], logits: Sequence[Tensor]) -> list[Any]:
         """The best answer of each window and its score, see `best_span`."""
         return [
@@ -150,7 +155,8 @@ class QA(RowTask):
         for example, item, reading in zip(owner_W, items, readings, strict=True):
             first[example] = first[example] or item
             best[example] = max(best[example], reading.answer, key=lambda span: span[0])
-        metas = [item.meta for item in first if item is not None]
+        windows = [item for item in first if item is not None]
+        metas = [item.meta for item in windows]
         answers = answer_statistics(
             [text for _, text in best],
             [meta.get("answers", []) for meta in metas],
@@ -158,6 +164,7 @@ class QA(RowTask):
         )
         return Scored(
             uids=tuple(number),
+            languages=languages_of(windows),
             statistics={self._rule(): answers, **row_statistics(items, readings, owner_W, len(number))},
         )
 

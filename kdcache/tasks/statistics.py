@@ -62,6 +62,12 @@ def row_statistics(
     return {name: sum_rows(values, owner_R, count) for name, values in statistics.items()}
 
 
+def languages_of(items: Sequence[Item]) -> tuple[str, ...]:
+    """Language of each item, one item an example; empty where one of them has none."""
+    languages = tuple(str(item.meta.get("language", "")) for item in items)
+    return languages if all(languages) else ()
+
+
 def sum_rows(values_RS: NDArray[np.float64], owner_R: NDArray[np.int64], count: int) -> NDArray[np.float64]:
     """Statistics of rows summed over their examples, float64 [count, S].
 

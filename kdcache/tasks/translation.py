@@ -20,7 +20,7 @@ from kdcache.core.errors import ConfigError, DataError, ModelError
 from kdcache.core.types import Example, Item, TaskSettings
 from kdcache.metrics.bleu import bleu_statistics, chrf_statistics
 from kdcache.tasks.base import Reading, RowTask, Scored, Writing, text_of
-from kdcache.tasks.statistics import check_items, row_statistics
+from kdcache.tasks.statistics import check_items, languages_of, row_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,11 @@ class Translation(RowTask):
     def bound_to_tokens(self) -> str:
         """Rows and classes are tokens."""
         return "its rows are the target's tokens and their classes the vocabulary"
+
+    @property
+    def over_length(self) -> str:
+        """By `too_long`."""
+        return "refused" if self.settings.too_long == "refuse" else "left out"
 
     def model_kwargs(self) -> dict[str, Any]:
         """Nothing: the classes are the vocabulary."""
@@ -151,6 +156,7 @@ class Translation(RowTask):
         written = [reading.text or "" for reading in readings]
         return Scored(
             uids=tuple(item.uid for item in items),
+            languages=languages_of(items),
             statistics={
                 "bleu": bleu_statistics(written, references),
                 "chrf": chrf_statistics(written, references),

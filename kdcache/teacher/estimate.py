@@ -52,11 +52,12 @@ class Estimate:
         teachers: names of the checkpoints, equal weights once.
         num_items: items.
         num_rows: rows.
-        num_tokens: tokens, without padding.
+        num_tokens: tokens, without padding; of an encoder-decoder, source and target.
+        num_target_tokens: those of them that the decoder reads; 0 without an encoder-decoder.
         num_classes: the largest V of any row.
         num_blocks: of the plan.
         parameters: of one teacher.
-        flops: of all teachers: 2 x parameters x tokens each.
+        flops: of all teachers, see `flops`.
         tokens_per_second: of one teacher; null where the speed is unknown.
         speed: where that comes from.
         logits_bytes: float32 logits of one teacher, all classes: what no cache would hold.
@@ -70,6 +71,7 @@ class Estimate:
     num_items: int
     num_rows: int
     num_tokens: int
+    num_target_tokens: int
     num_classes: int
     num_blocks: int
     parameters: int
@@ -119,14 +121,21 @@ def store_bytes(variant: Variant, *, num_rows: int, measured: float | None, chos
     )
 
 
-def flops(*, parameters: int, tokens: int, teachers: int) -> float:
+def flops(*, work: Sequence[tuple[int, int]], teachers: int) -> float:
     """2 x parameters x tokens for each teacher: a forward pass, embeddings and attention counted like the rest.
 
+    Args:
+        work: parameters, and tokens that pass through them: one pair, or of an encoder-decoder the encoder's over the
+            source and everything else over the target.
+        teachers: how many run.
+
     Example:
-        >>> flops(parameters=1_000_000, tokens=500, teachers=2)
+        >>> flops(work=[(1_000_000, 500)], teachers=2)
         2000000000.0
+        >>> flops(work=[(1_000_000, 500), (2_000_000, 100)], teachers=1)
+        1400000000.0
     """
-    return 2.0 * parameters * tokens * teachers
+    return 2.0 * teachers * sum(parameters * tokens for parameters, tokens in work)
 
 
 def bytes_text(count: float) -> str:
@@ -179,12 +188,16 @@ def lines(estimate: Estimate) -> list[str]:
     """What stands above the table."""
     e, count = estimate, len(estimate.teachers)
     size = f"{e.num_rows:,} rows of up to {e.num_classes:,} classes"
+    target, compute = "", "parameters x tokens"
+    if e.num_target_tokens:
+        target = f" ({e.num_tokens - e.num_target_tokens:,} source, {e.num_target_tokens:,} target)"
+        compute = "(encoder's parameters x source tokens + all others x target tokens)"
     return [
         "dry run: nothing is written",
-        f"data      {e.dataset} {', '.join(e.splits)}: {e.num_items:,} items, {e.num_tokens:,} tokens, {size}, "
+        f"data      {e.dataset} {', '.join(e.splits)}: {e.num_items:,} items, {e.num_tokens:,} tokens{target}, {size}, "
         f"{e.num_blocks:,} blocks",
         f"teachers  {', '.join(e.teachers)}: {e.parameters:,} parameters each",
-        f"compute   {e.flops:.3g} FLOPs: {count} x 2 x parameters x tokens",
+        f"compute   {e.flops:.3g} FLOPs: {count} x 2 x {compute}",
         f"time      {hours_text(e.hours)} on one device ({e.speed})",
         f"bytes     of one teacher; all its logits in float32 would be {bytes_text(e.logits_bytes)}",
     ]

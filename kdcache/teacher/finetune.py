@@ -21,7 +21,7 @@ from kdcache.losses.objective import Objective
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import MemorySteps
 from kdcache.training.engine import Engine, World, barrier, start
-from kdcache.training.log import RunLog
+from kdcache.training.log import RunLog, scores_text
 from kdcache.training.loop import Point, TrainingConfig, engine_settings, fit
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
 
@@ -258,11 +258,11 @@ def summary(result: TeacherResult, file: RunFile) -> str:
     lines = [f"teacher of {result.dataset}: {len(result.checkpoints)} checkpoints evaluated in {result.seconds:.0f} s"]
     for role, meaning in (("t_hs", "highest score"), ("t_ll", "lowest loss")):
         record = result.selected[role]
-        test = result.test.get(role, {}).get(result.metric)
+        shown = {n: v for n, v in result.test.get(role, {}).items() if n.partition("@")[0] == result.metric}
         lines.append(
             f"  {role} ({meaning}): epoch {record.epoch:g}  validation {result.metric} {record.score:.4f}  "
             f"NLL {record.nll:.4f}  ECE {record.ece:.3f}  temperature {record.temperature:.2f}"
-            + ("" if test is None else f"  test {result.metric} {test:.4f}")
+            + (f"  test {scores_text(shown)}" if shown else "")
         )
     if result.weight_digest["t_hs"] == result.weight_digest["t_ll"]:
         lines.append("  both are the same checkpoint: it is dumped once and goes by both names")

@@ -57,8 +57,11 @@ def run(file: RunFile, *, teachers: Sequence[str] = (), device: str = "auto", sp
     opening = open_study(file, teachers=teachers, device=device)
     trial = _stated(speed) if speed is not None else _try(opening)
     items, num_classes = opening.job.items, opening.num_classes
-    num_rows, num_tokens = sum(i.num_rows for i in items), sum(i.num_tokens for i in items)
-    parameters = max(count_parameters(teacher.folder) for teacher in opening.teachers)
+    num_rows, source, target = (
+        sum(getattr(item, name) for item in items) for name in ("num_rows", "num_tokens", "num_target_tokens")
+    )
+    parameters, encoder = max(count_parameters(teacher.folder) for teacher in opening.teachers)
+    work = [(encoder, source), (parameters - encoder, target)] if target else [(parameters, source)]
     compared = _compared(opening, trial.hidden_size)
     return Estimate(
         dataset=file.dataset.name,
@@ -66,11 +69,12 @@ def run(file: RunFile, *, teachers: Sequence[str] = (), device: str = "auto", sp
         teachers=tuple(teacher.identity.name for teacher in opening.teachers),
         num_items=len(items),
         num_rows=num_rows,
-        num_tokens=num_tokens,
+        num_tokens=source + target,
+        num_target_tokens=target,
         num_classes=num_classes,
         num_blocks=len(opening.plan().blocks),
         parameters=parameters,
-        flops=estimate.flops(parameters=parameters, tokens=num_tokens, teachers=len(opening.teachers)),
+        flops=estimate.flops(work=work, teachers=len(opening.teachers)),
         tokens_per_second=trial.tokens_per_second or None,
         speed=trial.speed,
         logits_bytes=4 * sum(int(item.classes_R.astype(np.int64).sum()) for item in items),
@@ -94,13 +98,20 @@ def as_json(found: Estimate) -> str:
     return json.dumps({**plain(found), "hours": found.hours}, indent=1)
 
 
-def count_parameters(folder: Path) -> int:
-    """Numbers in a checkpoint's weight files, from their headers alone."""
-    total = 0
+def count_parameters(folder: Path) -> tuple[int, int]:
+    """Numbers in a checkpoint's weight files, from their headers alone: all, and those of a stack named `encoder`.
+
+    Embeddings are never the encoder's: an encoder-decoder shares them, and its head works on the target.
+    """
+    total = encoder = 0
     for path in sorted(folder.glob(checkpoint.WEIGHTS)):
         with safe_open(path, framework="numpy") as weights:
-            total += sum(int(np.prod(weights.get_slice(name).get_shape())) for name in weights.keys())  # noqa: SIM118
-    return total
+            for name in weights.keys():  # noqa: SIM118
+                size = int(np.prod(weights.get_slice(name).get_shape()))
+                parts = name.split(".")
+                total += size
+                encoder += size if "encoder" in parts and "embed_tokens" not in parts else 0
+    return total, encoder
 
 
 def _stated(speed: float) -> _Trial:
@@ -150,7 +161,7 @@ def _try(opening: Opening) -> _Trial:
         began = _now(job.device)
         outputs += list(runner.outputs(batch))
         seconds += _now(job.device) - began
-    speed = sum(item.num_tokens for batch in chosen for item in batch) / max(seconds, 1e-9)
+    speed = sum(item.num_tokens + item.num_target_tokens for batch in chosen for item in batch) / max(seconds, 1e-9)
     stored = {}
     notes = [f"store: hidden is left out: {reason}"] if reason else []
     for variant in _compared(opening, runner.hidden_size):

@@ -20,6 +20,7 @@ from kdcache.core.errors import TrainingError
 from kdcache.core.results import uids_digest
 from kdcache.core.types import IGNORE, Evaluation, Item
 from kdcache.metrics import evaluate as evaluate_metrics
+from kdcache.metrics import evaluate_by_language
 from kdcache.metrics.calibration import optimal_temperature
 from kdcache.tasks.base import Reading, RowFacts, Task, Writing
 from kdcache.training.batch import MASKED, Batch, collate, read_rows
@@ -248,10 +249,14 @@ def _sampled(items: Sequence[Item]) -> dict[int, NDArray[np.int64]]:
 def score(
     items: Sequence[Item], readings: Sequence[Reading], *, task: Task, split: str, final: bool = False
 ) -> Evaluation:
-    """Scores and additive statistics of a split; pure."""
+    """Scores and additive statistics of a split; pure. Of several languages, the first metric also by language."""
     scored = task.score(items, readings)
-    scores = evaluate_metrics(scored.statistics, task.metrics(), {"split": split, **task.details(final=final)})
-    return Evaluation(split=split, uids=scored.uids, scores=scores, statistics=scored.statistics)
+    names, parts = task.metrics(), {"split": split, **task.details(final=final)}
+    scores = evaluate_metrics(scored.statistics, names, parts)
+    scores |= evaluate_by_language(scored.statistics, names[0], scored.languages, parts)
+    return Evaluation(
+        split=split, uids=scored.uids, scores=scores, statistics=scored.statistics, languages=scored.languages
+    )
 
 
 def temperature(readings: Sequence[Reading]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -87,3 +88,18 @@ class RunLog:
                 self._file.close()
         if kind is not None and self._terminal and self._stream is not None:
             self._stream.write("\n")
+
+
+def scores_text(scores: Mapping[str, float]) -> str:
+    """Scores on one line, for people; those by language in brackets behind their metric.
+
+    Example:
+        >>> scores_text({"f1_macro": 0.5, "nll": 1.0, "f1_macro@de": 0.25, "f1_macro@mean": 0.5})
+        'f1_macro 0.5000 (de 0.2500, mean 0.5000)  nll 1.0000'
+    """
+    shown = []
+    for name, value in scores.items():
+        if "@" not in name:
+            parts = [f"{n.partition('@')[2]} {v:.4f}" for n, v in scores.items() if n.startswith(f"{name}@")]
+            shown.append(f"{name} {value:.4f}" + (f" ({', '.join(parts)})" if parts else ""))
+    return "  ".join(shown)

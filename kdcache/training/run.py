@@ -180,9 +180,14 @@ def prepare(run: RunFile, tokenizer: Any, *, encode: Sequence[str], digest_of: S
         digest_of: splits whose examples are the dataset's identity.
 
     Raises:
-        DataError: the dataset cannot be read as its YAML says.
+        DataError: the dataset cannot be read as its YAML says, or has no training set where one is wanted.
     """
     task = make(run.dataset.task, run.dataset.task_settings())
+    if "train" in {*encode, *digest_of} and "train" not in run.dataset.splits:
+        raise DataError(
+            f"dataset {run.dataset.name} has no split 'train'; its splits: {', '.join(run.dataset.splits)}; join a "
+            f"training set under sources, as configs/datasets/xnli.yaml does (zero-shot), or dump without: dump.splits"
+        )
     examples = {
         split: read_split(run.dataset, split, data_root=run.data_root) for split in dict.fromkeys([*encode, *digest_of])
     }

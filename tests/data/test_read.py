@@ -43,6 +43,14 @@ def test_pairs_ids_and_languages_come_from_their_columns(tmp_path: Path):
     assert read(tmp_path, rows, **PAIR) == [Example(uid="7", fields=fields)]
 
 
+def test_pairs_with_an_empty_text_are_left_out_where_the_yaml_says_so(tmp_path: Path):
+    texts = [("one", "two"), ("one", " "), (None, "two"), ("three", "four")]
+    rows = [{"id": i, "a": a, "b": b, "label": "no", "lang": "de"} for i, (a, b) in enumerate(texts)]
+    assert [e.uid for e in read(tmp_path, rows, drop_empty=True, **PAIR)] == ["0", "3"]
+    with pytest.raises(DataError, match=r"^line 2 of .* has empty text in the column 'b'; fill it or leave"):
+        read(tmp_path, rows, **PAIR)
+
+
 @pytest.mark.parametrize(
     ("labels", "value", "expected"),
     [
@@ -145,12 +153,14 @@ def test_a_split_that_does_not_exist_is_refused():
         (
             [{"text": "a"}, {"text": " "}],
             {"columns": {"text": "text"}},
-            "line 2 of {path} has empty text in the column 'text'; fill it or leave the row out",
+            "line 2 of {path} has empty text in the column 'text'; fill it or leave the row out, or set drop_empty: "
+            "true",
         ),
         (
             [{"text": "a", "label": "no"}, {"label": "no"}],
             {},
-            "line 2 of {path} has empty text in the column 'text'; fill it or leave the row out",
+            "line 2 of {path} has empty text in the column 'text'; fill it or leave the row out, or set drop_empty: "
+            "true",
         ),
         (
             [{"text": 3}],

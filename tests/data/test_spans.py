@@ -290,7 +290,10 @@ def test_a_bad_squad_file_is_refused_in_one_line(tmp_path: Path, content, messag
             "{",
             "line 1 of PATH is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 ",
         ),
-        (gzip.compress(mrqa().encode(), mtime=0)[:40], "PATH is damaged gzip (Compressed file ended before the end-of-stream "),
+        (
+            gzip.compress(mrqa().encode(), mtime=0)[:40],
+            "PATH is damaged gzip (Compressed file ended before the end-of-stream ",
+        ),
         ('{"header": {}}', "PATH has no rows; a split needs at least one example"),
     ],
 )

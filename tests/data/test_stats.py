@@ -29,7 +29,7 @@ EXAMPLES = {
         example("0", "a", "yes"),
         example("1", "a", "yes"),
         example("2", "a", "yes", text_pair="b"),
-        example("3", "c"),
+        example("3", "c", language="de"),
     ],
     "test": [example("4", "a", "yes"), example("5", "a", "yes"), example("6", "d", "yes")],
 }
@@ -43,6 +43,7 @@ def test_labels_duplicates_and_texts_of_other_splits_are_counted():
         num_examples=4,
         labels={"no": 0, "yes": 3},
         num_labels=3,
+        languages={"de": 1},
         num_unlabelled=1,
         num_duplicates=1,
         num_seen={"test": 2},

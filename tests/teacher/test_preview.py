@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForSequenceClassification
+import yaml
+from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from kdcache.cli import main
 from kdcache.core.errors import ConfigError
@@ -15,6 +16,8 @@ from kdcache.teacher import estimate, preview
 from kdcache.teacher.roundtrip import Variant
 from kdcache.training.run import load_run
 from tests.teacher.small import HIDDEN, NUM_CLASSES
+from tests.tiny import write_records
+from tests.tiny_text import write_mbart
 
 
 def _files(folder: Path) -> set[Path]:
@@ -34,11 +37,49 @@ def test_a_dry_run_counts_and_writes_nothing(forty: Path) -> None:
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert (found.num_items, found.num_rows, found.num_classes) == (50, 50, NUM_CLASSES)
     assert found.flops == 2 * found.parameters * found.num_tokens
+    assert found.num_target_tokens == 0
     assert found.num_blocks > 1
     assert found.logits_bytes == 4 * NUM_CLASSES * 50
     assert found.tokens_per_second is not None
     assert found.hours == pytest.approx(found.num_tokens / found.tokens_per_second / 3600)
     assert all(store.measured for store in found.stores)
+
+
+def test_an_encoder_decoders_source_and_target_pass_through_other_weights(tmp_path: Path) -> None:
+    write_mbart(tmp_path / "teacher", layers=1)
+    records = [{"s": "der hund", "t": "the dog sees"}, {"s": "der hund sieht der mann", "t": "the dog"}]
+    write_records(tmp_path / "train.jsonl", records)
+    dataset = {
+        "name": "pairs",
+        "task": "translation",
+        "files": {"train": str(tmp_path / "train.jsonl")},
+        "columns": {"source": "s", "target": "t"},
+        "source_language": "de_DE",
+        "target_language": "en_XX",
+        "metric": "bleu",
+    }
+    run = {
+        "dataset": dataset,
+        "models": {"teacher": {"path": str(tmp_path / "teacher")}},
+        "dump": {"splits": ["train"], "store": "hidden"},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    found = _run(tmp_path / "run.yaml")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
+    words = {side: [len(tokenizer.tokenize(r[side])) for r in records] for side in "st"}
+    source = sum(words["s"]) + 2 * 2  # the end and the language's code
+    target = sum(words["t"]) + 2  # the end; the code begins the target
+    assert (found.num_target_tokens, found.num_tokens) == (target, source + target)
+    assert found.num_rows == target
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "teacher")
+    encoder = sum(p.numel() for n, p in model.model.encoder.named_parameters() if n != "embed_tokens.weight")
+    rest = found.parameters - encoder
+    assert found.flops == 2 * (encoder * source + rest * target)
+    assert found.tokens_per_second is not None
+    assert found.hours == pytest.approx((source + target) / found.tokens_per_second / 3600)
+    text = preview.text(found)
+    assert f"2 items, {source + target} tokens ({source} source, {target} target), " in text
+    assert "FLOPs: 1 x 2 x (encoder's parameters x source tokens + all others x target tokens)" in text
 
 
 def test_the_table_has_every_store_and_marks_the_chosen_one(forty: Path) -> None:

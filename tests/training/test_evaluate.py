@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ def predict(world: World, items: Sequence[Item], stage: int, batch_size: int) ->
 @pytest.mark.parametrize("count", [1, 7])
 @pytest.mark.parametrize("stage", [0, 3])
 def test_one_and_two_ranks_give_the_same_logits_and_the_same_score_on_every_rank(count: int, stage: int):
-    items = small.build_items(count)
+    languages = ("de", "en")
+    items = [replace(item, meta={"language": languages[i % 2]}) for i, item in enumerate(small.build_items(count))]
     alone = run_ranks(predict, items, 0, 3, size=1)[0]
     both = run_ranks(predict, items, stage, 2, size=2)
     for readings in both:
@@ -36,7 +38,8 @@ def test_one_and_two_ranks_give_the_same_logits_and_the_same_score_on_every_rank
         assert evaluate.mean_entropy(readings) == pytest.approx(evaluate.mean_entropy(alone), rel=1e-5)
     scores = [evaluate.score(items, readings, task=small.TASK, split="test") for readings in (alone, *both)]
     wanted = evaluate.plain_scores(scores[0])
-    assert list(wanted) == ["f1_binary", "f1_macro", "f1_weighted", "accuracy", "nll", "brier", "ece"]
+    by_language = ["f1_binary@de", "f1_binary@en", "f1_binary@mean"] if count > 1 else []
+    assert list(wanted) == ["f1_binary", "f1_macro", "f1_weighted", "accuracy", "nll", "brier", "ece", *by_language]
     for score in scores[1:]:
         assert evaluate.plain_scores(score) == pytest.approx(wanted, rel=1e-5)
         assert evaluate.digest(score) == evaluate.digest(scores[0])
