@@ -10,7 +10,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))' 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test study lint docs clean
 
 help:  ## this text
 	@echo 'Targets (PYTHON=$(PYTHON) makes the virtual environment $(VENV)):'
@@ -21,6 +21,9 @@ demo: $(VENV)/.demo $(VENV)/.model  ## run `kdcache demo`; flags by ARGS="--help
 
 test: $(VENV)/.test $(VENV)/.model  ## run all tests with branch coverage; flags for pytest by ARGS="-k cache"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --cov --cov-report=term $(ARGS)
+
+study: $(VENV)/.demo $(VENV)/.model  ## run or continue the mini study, about two hours; needs KDCACHE_DATA
+	$(BIN)/python -m tools.study $(ARGS)
 
 lint: $(VENV)/.dev  ## formatting, lint, types, layers, size limits, generated docs
 	$(BIN)/ruff check .

@@ -173,6 +173,41 @@ def train_student(config: Path, **options: Any) -> None:
 
 
 @cli.command()
+@run_options
+@click.option("--design", help="greedy or factorial.")
+@click.option("--student", "students", multiple=True, help="Name of a student in the models file; repeatable.")
+@click.option("--complete", help="What compare wants beside the search: of lazy,stable,random.")
+@click.option("--seeds", help="Numbers joined by commas; the first searches, the others repeat what is reported.")
+@click.option("--jobs", type=int, default=1, show_default=True, help="Trials at once on this machine.")
+@device_option
+def search(config: Path, students: tuple[str, ...], jobs: int, device: str, **options: Any) -> None:
+    """Search for each student's best configuration over a cache, by validation score.
+
+    Settings: the block `search:` of CONFIG; how a trial is trained: the block `student:`. Finished trials are not
+    repeated, so the same command continues an interrupted search.
+    """
+    from kdcache.student.search import run as searching
+    from kdcache.student.search.settings import SearchConfig
+
+    given = {name: options.pop(name) for name in ("design", "complete", "seeds")}
+    lists = {name: f"[{value}]" for name, value in given.items() if value is not None and name != "design"}
+    flags = {**lists, **({"design": given["design"]} if given["design"] is not None else {})}
+    options["overrides"] = (*options["overrides"], *(f"search.{name}={value}" for name, value in flags.items()))
+    file = _load(config, options)
+    from kdcache.student.plan import StudentConfig
+
+    request = searching.Request(
+        file=file,
+        config=file.block("search", SearchConfig),
+        base=file.block("student", StudentConfig),
+        students=students,
+        jobs=jobs,
+        device=device,
+    )
+    searching.run(request, say=click.echo)
+
+
+@cli.command()
 @click.argument("runs", nargs=-1, type=PATH, required=True)
 @click.option("--out", type=PATH, default=Path("runs/compare"), show_default=True, help="Folder of the report.")
 @click.option("--resamples", type=int, default=10_000, show_default=True, help="Bootstrap resamples of test examples.")

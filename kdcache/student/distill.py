@@ -19,6 +19,7 @@ from kdcache.losses.objective import Objective
 from kdcache.student import skip_layers
 from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps, match
 from kdcache.student.plan import Plan, StudentConfig, finished, plan
+from kdcache.student.shared import Shared
 from kdcache.tasks import make
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import CachedSteps
@@ -28,7 +29,9 @@ from kdcache.training.loop import Steps, engine_settings, fit
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
 
 
-def run(file: RunFile, config: StudentConfig, *, device: str = "auto") -> tuple[RunResult, Path]:
+def run(
+    file: RunFile, config: StudentConfig, *, device: str = "auto", shared: Shared | None = None
+) -> tuple[RunResult, Path]:
     """Train, keep the best checkpoint by validation, score it, write the run folder.
 
     A run that finished with the same settings is returned as it is. An unfinished one is started again.
@@ -37,6 +40,7 @@ def run(file: RunFile, config: StudentConfig, *, device: str = "auto") -> tuple[
         file: the study.
         config: what to train.
         device: `auto`, `cpu`, `cuda`.
+        shared: what earlier trainings of this process left for this one; results are the same without.
 
     Returns:
         The result and its folder.
@@ -44,12 +48,13 @@ def run(file: RunFile, config: StudentConfig, *, device: str = "auto") -> tuple[
     Raises:
         KDCacheError: bad settings; a cache that does not fit; a loss that is not finite.
     """
-    planned = plan(file, config)
+    shared = shared or Shared()
+    planned = plan(file, config, shared=shared)
     done = finished(planned.folder, planned.key)
     if done is not None:
         return done, planned.folder
     started = time.monotonic()
-    data, tokenizer, matched = _prepare(file, planned)
+    data, tokenizer, matched = _prepare(file, planned, shared)
     world = start(device)
     folder = planned.folder
     if world.rank == 0:
@@ -71,7 +76,7 @@ def run(file: RunFile, config: StudentConfig, *, device: str = "auto") -> tuple[
     return result, folder
 
 
-def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any, OtherTokens | None]:
+def _prepare(file: RunFile, planned: Plan, shared: Shared) -> tuple[Prepared, Any, OtherTokens | None]:
     """The evaluation splits, the tokenizer, and (where it is not the teacher's) the student's own training items.
 
     Raises:
@@ -81,7 +86,7 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any, OtherTokens |
     """
     source = file.models.student(planned.name)
     marker = planned.cache.marker
-    tokenizer = models.load_tokenizer(source)
+    tokenizer = shared.once(("tokenizer", source.path, source.revision), lambda: models.load_tokenizer(source))
     ours = models.tokenizer_digest(tokenizer)
     task = make(file.dataset.task, file.dataset.task_settings())
     splits = ["validation", *(["test"] if "test" in file.dataset.splits else [])]
@@ -90,7 +95,11 @@ def _prepare(file: RunFile, planned: Plan) -> tuple[Prepared, Any, OtherTokens |
     cached = planned.cache.items(planned.cache.plan.indices("train")) if others else []
     if others and task.row_names(cached[0]) is None:
         _check_same("tokenizer", marker.tokenizer_digest, ours, planned, reason=task.bound_to_tokens)
-    data = prepare(file, tokenizer, encode=[*splits, *(["train"] if others else [])], digest_of=cached_splits)
+    encode = (*splits, *(["train"] if others else []))
+    data = shared.once(
+        ("data", ours, encode, tuple(cached_splits)),
+        lambda: prepare(file, tokenizer, encode=encode, digest_of=cached_splits),
+    )
     _check_same("dataset", marker.dataset_digest, data.digest, planned)
     _check_vocabulary(file, planned, data, num_tokens=len(tokenizer))
     if tuple(marker.labels) != tuple(file.dataset.labels):

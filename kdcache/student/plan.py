@@ -13,6 +13,7 @@ from kdcache.core.configuration import MIXED, Configuration
 from kdcache.core.errors import ConfigError, IncompatibleTargets, RunError
 from kdcache.core.results import RunResult, read_run
 from kdcache.losses import rule
+from kdcache.student.shared import Shared
 from kdcache.training.loop import TrainingConfig
 from kdcache.training.models import ModelsConfig
 from kdcache.training.run import RunFile
@@ -64,8 +65,13 @@ class Plan:
     folder: Path
 
 
-def plan(file: RunFile, config: StudentConfig) -> Plan:
+def plan(file: RunFile, config: StudentConfig, *, shared: Shared | None = None) -> Plan:
     """Check a configuration against the cache and name its run folder.
+
+    Args:
+        file: the study.
+        config: what to train.
+        shared: where the opened cache is kept for the next training.
 
     Raises:
         ConfigError: no such student or teacher, or no cache yet.
@@ -74,7 +80,8 @@ def plan(file: RunFile, config: StudentConfig) -> Plan:
     """
     name = config.student or _only_student(file.models)
     source = file.models.student(name)
-    cache = _open_cache(file, config)
+    shared = shared or Shared()
+    cache = shared.once(("cache", config.cache or file.cache_folder), lambda: _open_cache(file, config))
     canonical = config.configuration.canonical()
     configuration = _by_checkpoint(canonical, cache)
     identities = [cache.teacher(teacher) for teacher in configuration.teachers]

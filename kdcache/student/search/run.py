@@ -1,0 +1,161 @@
+"""`kdcache search`: checks, then trains what the search asks for, then says what it found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdcache.core.config import plain
+from kdcache.core.configuration import Configuration
+from kdcache.core.design import Space, grid
+from kdcache.core.errors import IncompatibleTargets
+from kdcache.core.results import write_json
+from kdcache.student.plan import StudentConfig, plan
+from kdcache.student.search.control import Found, whole
+from kdcache.student.search.drive import Driver, Event
+from kdcache.student.search.executors import Here, Workers, check
+from kdcache.student.search.settings import SearchConfig, Unit, students
+from kdcache.student.shared import Shared
+from kdcache.training.run import RunFile, make_folder
+
+FORMAT = 1
+"""Of `search.json`."""
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command was asked for.
+
+    Attributes:
+        file: the study.
+        config: its block `search:`, with the command's flags.
+        base: its block `student:`.
+        students: names to search for; empty: the block's.
+        jobs: trials at once.
+        device: `auto`, `cpu`, `cuda`.
+    """
+
+    file: RunFile
+    config: SearchConfig
+    base: StudentConfig
+    students: tuple[str, ...] = ()
+    jobs: int = 1
+    device: str = "auto"
+
+
+def run(request: Request, *, say: Say) -> dict[str, Found]:
+    """Search for every student; finished trials are found again, so an interrupted search goes on.
+
+    Args:
+        request: what to do.
+        say: prints a line.
+
+    Raises:
+        KDCacheError: bad settings; a configuration that the cache refuses, before anything is trained; a failed trial.
+    """
+    names = students(request.file, request.config, request.students)
+    check(request.jobs, gpus=0)
+    space = request.config.space(request.base.learning_rate)
+    shared = Shared()
+    _refuse_early(request, names, space, shared)
+    write_json(make_folder(request.file.out) / "search.json", _record(request, names, space))
+    started = time.monotonic()
+    executor = (
+        Workers(request.file, request.device, request.jobs) if request.jobs > 1 else Here(request.file, request.device)
+    )
+    told = _Teller(say=say, started=started)
+    driver = Driver(
+        executor=executor,
+        base=request.base,
+        place=lambda config: plan(request.file, config, shared=shared),
+        tell=told,
+    )
+    try:
+        found = driver.run({name: whole(name, request.config, space) for name in names})
+    finally:
+        executor.close()
+    for name in names:
+        say(summary(found[name], driver.folder))
+    say(f"{told.new} trained now, {told.there} were there; {time.monotonic() - started:.0f} s")
+    say(f"next: kdcache compare {request.file.students_folder}")
+    return found
+
+
+def _refuse_early(request: Request, names: Sequence[str], space: Space, shared: Shared) -> None:
+    """Every cell against the cache, before the first training.
+
+    Raises:
+        IncompatibleTargets: cells that the cache refuses, all of them named, with what would do it.
+    """
+    refused: dict[str, str] = {}
+    taus = (space.temperatures[0], space.temperatures[-1])
+    cells = [Configuration(teacher=None, alpha=0.0)] if space.hard else []
+    cells += [_at(cell, tau) for cell in grid() for tau in taus]
+    for cell in dict.fromkeys(cells):
+        try:
+            plan(request.file, Unit.of(names[0], cell).config(request.base), shared=shared)
+        except IncompatibleTargets as error:
+            refused[cell.label()] = str(error)
+    if refused:
+        raise IncompatibleTargets(
+            f"the cache refuses {len(refused)} of the search's configurations, {', '.join(refused)}: "
+            f"{next(iter(refused.values()))}"
+        )
+
+
+def _at(cell: Configuration, tau: float) -> Configuration:
+    return Configuration(loss=cell.loss, teacher=cell.teacher, tau_s=cell.tau_s, tau_t=tau)
+
+
+def _record(request: Request, names: Sequence[str], space: Space) -> dict[str, object]:
+    """What `compare` reads: the space and the seeds."""
+    return {
+        "format": FORMAT,
+        "design": request.config.design,
+        "space": plain(space),
+        "seeds": list(request.config.seeds),
+        "students": list(names),
+        "complete": list(request.config.complete),
+    }
+
+
+class _Teller:
+    """A line for each training."""
+
+    def __init__(self, *, say: Say, started: float) -> None:
+        self._say, self._started = say, started
+        self.new = self.there = 0
+        self._best: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        if not event.new:
+            self.there += 1
+            return
+        self.new += 1
+        score = event.result.scores["validation"][event.result.metric]
+        sign = 1 if score.higher_is_better else -1
+        best = max(sign * score.value, self._best.get(event.unit.student, -float("inf")))
+        self._best[event.unit.student] = best
+        self._say(
+            f"  {self.new:>4} {event.unit.label():<44} validation {score.name} {score.value:.4f}   "
+            f"best {sign * best:.4f}   {time.monotonic() - self._started:.0f} s"
+        )
+
+
+def summary(found: Found, folder: Callable[[Unit], Path]) -> str:
+    """A student's path, its best, the baseline; scores of validation."""
+    outcome = found.outcome
+    lines = [f"{found.student}: {len({folder(unit) for unit in found.units})} trainings"]
+    for pair in outcome.pairs:
+        kept = "alternative" if pair.sign > 0 else "default"
+        lines.append(
+            f"  {pair.choice:<8} {pair.default.trial.configuration.label()} {pair.default.value:.4f}  against  "
+            f"{pair.alternative.trial.configuration.label()} {pair.alternative.value:.4f}: {kept}"
+        )
+    if outcome.hard is not None:
+        lines.append(f"  hard labels {outcome.hard.value:.4f}")
+    lines.append(f"  best     {outcome.best.trial.configuration.label()} {outcome.best.value:.4f}")
+    return "\n".join(lines)
