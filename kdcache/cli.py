@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdcache.core.errors import KDCacheError, LaunchError
-from kdcache.options import PATH, device_option, launch_options, run_options
+from kdcache.core.errors import LaunchError
+from kdcache.ending import end
+from kdcache.options import PATH, check_dump_flags, device_option, launch_options, run_options, search_overrides
 from kdcache.version import __version__
 
 if TYPE_CHECKING:
+    from kdcache.student.search.executors import Executor
+    from kdcache.student.search.run import Request
     from kdcache.training.launch import Launch
     from kdcache.training.run import RunFile
-
-BUG = 70
-"""Exit code of an error that kdcache did not expect (EX_SOFTWARE)."""
-DISK = 74
-"""Exit code where the disk refuses, which no stage foresaw (EX_IOERR)."""
-INTERRUPTED = 130
 
 
 class Ordered(click.Group):
@@ -97,7 +93,7 @@ def dump_teacher(config: Path, teachers: tuple[str, ...], device: str, **options
     block `dump:` of CONFIG. Before it is paid for, --dry-run says what it costs and --fidelity what it keeps.
     """
     asked = {name: options.pop(name) for name in ("dry_run", "speed", "fidelity", "grid", "student", "as_json")}
-    _check_dump_flags(asked)
+    check_dump_flags(asked)
     file = _load(config, options)
     if asked["dry_run"]:
         from kdcache.teacher import preview
@@ -122,21 +118,6 @@ def dump_teacher(config: Path, teachers: tuple[str, ...], device: str, **options
         from kdcache.teacher import dump
 
         click.echo(dump.run(file, teachers=teachers, device=device).summary(file))
-
-
-def _check_dump_flags(asked: dict[str, Any]) -> None:
-    """Refuse flags that the command would ignore."""
-    dry, faithful = asked["dry_run"], asked["fidelity"] is not None
-    if dry and faithful:
-        raise click.UsageError("--dry-run and --fidelity are two reports; ask for one at a time")
-    for name, needs, there in (
-        ("speed", "--dry-run", dry),
-        ("grid", "--fidelity N", faithful),
-        ("student", "--fidelity N", faithful),
-        ("as_json", "--dry-run or --fidelity N", dry or faithful),
-    ):
-        if asked[name] not in (None, False) and not there:
-            raise click.UsageError(f"--{name.removeprefix('as_')} means something only with {needs}")
 
 
 @cli.command("train-student")
@@ -179,32 +160,43 @@ def train_student(config: Path, **options: Any) -> None:
 @click.option("--complete", help="What compare wants beside the search: of lazy,stable,random.")
 @click.option("--seeds", help="Numbers joined by commas; the first searches, the others repeat what is reported.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Trials at once on this machine.")
+@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and the number of trainings; write nothing.")
 @device_option
-def search(config: Path, students: tuple[str, ...], jobs: int, device: str, **options: Any) -> None:
+def search(config: Path, **options: Any) -> None:
     """Search for each student's best configuration over a cache, by validation score.
 
     Settings: the block `search:` of CONFIG; how a trial is trained: the block `student:`. Finished trials are not
     repeated, so the same command continues an interrupted search.
     """
-    from kdcache.student.search import run as searching
+    from kdcache.student.plan import StudentConfig
+    from kdcache.student.search import preview, run
     from kdcache.student.search.settings import SearchConfig
 
-    given = {name: options.pop(name) for name in ("design", "complete", "seeds")}
-    lists = {name: f"[{value}]" for name, value in given.items() if value is not None and name != "design"}
-    flags = {**lists, **({"design": given["design"]} if given["design"] is not None else {})}
-    options["overrides"] = (*options["overrides"], *(f"search.{name}={value}" for name, value in flags.items()))
+    asked = {name: options.pop(name) for name in ("students", "jobs", "executor", "dry_run", "device")}
+    options["overrides"] = (*options["overrides"], *search_overrides(options))
     file = _load(config, options)
-    from kdcache.student.plan import StudentConfig
-
-    request = searching.Request(
+    request = run.Request(
         file=file,
         config=file.block("search", SearchConfig),
         base=file.block("student", StudentConfig),
-        students=students,
-        jobs=jobs,
-        device=device,
+        students=asked["students"],
+        jobs=asked["jobs"],
+        device=asked["device"],
+        executor=_cluster if asked["executor"] == "ray" else None,
     )
-    searching.run(request, say=click.echo)
+    if asked["dry_run"]:
+        click.echo(preview.text(file, request.config, request.space, request.names, jobs=request.jobs))
+    else:
+        run.run(request, say=click.echo)
+
+
+def _cluster(request: Request) -> Executor:
+    try:
+        from kdcache.student.search.cluster import OnRay
+    except ImportError:
+        raise LaunchError("--executor ray needs Ray: pip install 'kdcache[ray]'") from None
+    return OnRay(request.file, request.device)
 
 
 @cli.command()
@@ -281,36 +273,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads before fork would only warn
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    try:
-        code = cli.main(args=given, prog_name="kdcache", standalone_mode=False, obj=given)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.ClickException as error:
-        _fail(_usage(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; the same command continues or starts again", INTERRUPTED)
-    except KDCacheError as error:
-        _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, e.g. `| head`
-        sys.exit(0)
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _fail(f"{what}; check the path and the space on its disk, or choose another folder with --out", DISK)
-    except Exception as error:
-        if os.environ.get("KDCACHE_DEBUG"):
-            traceback.print_exc()
-        _fail(f"{type(error).__name__}: {error} (not expected; KDCACHE_DEBUG=1 shows where)", BUG)
-
-
-def _usage(error: click.ClickException) -> str:
-    """One line in place of click's three."""
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    path = context.command_path if context is not None else "kdcache"
-    return f"{error.format_message().rstrip('.')}; see {path} --help"
-
-
-def _fail(message: str, code: int) -> None:
-    rank = os.environ.get("RANK", "0")
-    where = "" if rank == "0" else f" (rank {rank})"
-    click.echo(f"kdcache: error{where}: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    end(lambda: cli.main(args=given, prog_name="kdcache", standalone_mode=False, obj=given))

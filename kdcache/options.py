@@ -37,3 +37,26 @@ launch_options = _options(
     click.option("--num-nodes", type=int, help="Machines of the hostfile to use."),
     click.option("--hostfile", type=PATH, help="DeepSpeed hostfile, for several machines."),
 )
+
+
+def check_dump_flags(asked: dict[str, Any]) -> None:
+    """Refuse flags that the command would ignore."""
+    dry, faithful = asked["dry_run"], asked["fidelity"] is not None
+    if dry and faithful:
+        raise click.UsageError("--dry-run and --fidelity are two reports; ask for one at a time")
+    for name, needs, there in (
+        ("speed", "--dry-run", dry),
+        ("grid", "--fidelity N", faithful),
+        ("student", "--fidelity N", faithful),
+        ("as_json", "--dry-run or --fidelity N", dry or faithful),
+    ):
+        if asked[name] not in (None, False) and not there:
+            raise click.UsageError(f"--{name.removeprefix('as_')} means something only with {needs}")
+
+
+def search_overrides(options: dict[str, Any]) -> list[str]:
+    """The flags of `search` as changes of its block; they are taken out of `options`."""
+    design, complete, seeds = (options.pop(name) for name in ("design", "complete", "seeds"))
+    lists = {"complete": complete, "seeds": seeds}
+    changes = [f"search.{name}=[{value}]" for name, value in lists.items() if value is not None]
+    return changes if design is None else [f"search.design={design}", *changes]

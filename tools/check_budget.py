@@ -37,7 +37,7 @@ LOCAL_IMPORT_FILES = frozenset({"cli.py"})
 LOCAL_IMPORT_PLACES = frozenset({("__init__.py", "__getattr__")})
 """The package's lazy names, so that `import kdcache` loads no torch."""
 
-BROAD_EXCEPT_PLACES = frozenset({("cli.py", "main")})
+BROAD_EXCEPT_PLACES = frozenset({("ending.py", "end")})
 """The one place where any error becomes one line and an exit code."""
 
 EXCEPTIONS: dict[tuple[str, str], frozenset[str]] = {}

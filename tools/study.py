@@ -1,4 +1,4 @@
-"""A study over several datasets from one file: teachers, dumps, searches, one comparison. `make study` runs the mini study.
+"""A study over several datasets from one file: teachers, dumps, searches, one comparison. `make study`: a small one.
 
     python -m tools.study [configs/runs/mini_study.yaml] [--data-root FOLDER] [--jobs 2]
 

@@ -30,7 +30,12 @@ from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, p
 
 
 def run(
-    file: RunFile, config: StudentConfig, *, device: str = "auto", shared: Shared | None = None
+    file: RunFile,
+    config: StudentConfig,
+    *,
+    device: str = "auto",
+    shared: Shared | None = None,
+    progress: bool = True,
 ) -> tuple[RunResult, Path]:
     """Train, keep the best checkpoint by validation, score it, write the run folder.
 
@@ -41,6 +46,7 @@ def run(
         config: what to train.
         device: `auto`, `cpu`, `cuda`.
         shared: what earlier trainings of this process left for this one; results are the same without.
+        progress: show a progress line.
 
     Returns:
         The result and its folder.
@@ -58,11 +64,9 @@ def run(
     world = start(device)
     folder = planned.folder
     if world.rank == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        make_folder(folder)
-        write_json(folder / "config.json", config)
+        _begin(folder, config)
     barrier(world)
-    label = f"train-student {planned.name} {config.configuration.label()} seed {config.seed}"
+    label = f"train-student {planned.name} {config.configuration.label()} seed {config.seed}" if progress else ""
     with RunLog(folder if world.rank == 0 else None, label=label) as log:
         log.write("start", key=planned.key, exactness=str(planned.verdict), teacher_forwards=0)
         prepared = time.monotonic() - started
@@ -74,6 +78,13 @@ def run(
         write_run(folder, result, evaluations)
     barrier(world)
     return result, folder
+
+
+def _begin(folder: Path, config: StudentConfig) -> None:
+    """An empty run folder with its settings; what an interrupted run left goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    write_json(folder / "config.json", config)
 
 
 def _prepare(file: RunFile, planned: Plan, shared: Shared) -> tuple[Prepared, Any, OtherTokens | None]:

@@ -17,11 +17,11 @@ from kdcache.student.search.settings import Unit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A training that is there: done now, or found finished."""
+    """A training that was queued (no result yet), is done now, or was found finished (not `new`)."""
 
     unit: Unit
     folder: Path
-    result: RunResult
+    result: RunResult | None
     new: bool
 
 
@@ -42,7 +42,7 @@ class Driver:
         executor: where trainings run.
         base: the block `student:`.
         place: a training's plan: its run folder and key.
-        tell: is told of every training that is there.
+        tell: is told of every training that is queued, done or found finished.
     """
 
     executor: Executor
@@ -95,7 +95,7 @@ class Driver:
 
     def _answer(self, student: _Student) -> None:
         while student.found is None and all(self.folder(unit) in self.results for unit in student.asked):
-            self._advance(student, {unit: _value(self.results[self.folder(unit)]) for unit in student.asked})
+            self._advance(student, {unit: value(self.results[self.folder(unit)]) for unit in student.asked})
 
     def _advance(self, student: _Student, values: Mapping[Unit, float] | None) -> None:
         """Send a search its answers and take its next questions."""
@@ -122,10 +122,11 @@ class Driver:
             number = len(self._numbers)
             self._numbers[number] = unit
             self._running.add(plan.folder)
+            self.tell(Event(unit=unit, folder=plan.folder, result=None, new=True))
             self.executor.submit(number, plan.config)
 
 
-def _value(result: RunResult) -> float:
+def value(result: RunResult) -> float:
     """Validation score, higher is better.
 
     Raises:

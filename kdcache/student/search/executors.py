@@ -12,6 +12,7 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for
 from multiprocessing.queues import SimpleQueue
 from typing import Protocol
 
@@ -62,7 +63,7 @@ class Here:
     def wait(self) -> Done:
         """Do the next one."""
         number, config = self._queue.popleft()
-        return _train(number, self._file, config, self._device, self._shared)
+        return train(number, self._file, config, self._device, self._shared, progress=True)
 
     def close(self) -> None:
         """Forget what is queued."""
@@ -88,7 +89,12 @@ class Workers:
 
     def submit(self, number: int, config: StudentConfig) -> None:
         """Queue a training."""
-        self._running[self._pool.submit(_train_there, number, self._file, config, self._device)] = number
+        try:
+            future = self._pool.submit(_train_there, number, self._file, config, self._device)
+        except BrokenProcessPool as error:
+            future = Future()
+            future.set_exception(error)
+        self._running[future] = number
 
     def wait(self) -> Done:
         """The next one that ends.
@@ -138,13 +144,24 @@ def _begin(places: SimpleQueue[str], threads: int, gpu: bool) -> None:
         torch.set_num_threads(threads)
 
 
+def _end_with_parent() -> None:
+    """A killed search takes its workers along: one that went on would write where the next search trains."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+
 def _train_there(number: int, file: RunFile, config: StudentConfig, device: str) -> Done:
-    return _train(number, file, config, device, _shared or Shared())
+    return train(number, file, config, device, _shared or Shared())
 
 
-def _train(number: int, file: RunFile, config: StudentConfig, device: str, shared: Shared) -> Done:
+def train(
+    number: int, file: RunFile, config: StudentConfig, device: str, shared: Shared, *, progress: bool = False
+) -> Done:
+    """Do a training; an error becomes its line."""
     try:
-        result, _ = distill.run(file, config, device=device, shared=shared)
+        result, _ = distill.run(file, config, device=device, shared=shared, progress=progress)
     except KDCacheError as error:
         return Done(number=number, result=None, error=str(error))
     except (RuntimeError, MemoryError) as error:  # torch's out of memory is a RuntimeError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,16 @@ from kdcache.core.design import Space, grid
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.results import write_json
 from kdcache.student.plan import StudentConfig, plan
+from kdcache.student.search.board import Board, Say
 from kdcache.student.search.control import Found, whole
-from kdcache.student.search.drive import Driver, Event
-from kdcache.student.search.executors import Here, Workers, check
+from kdcache.student.search.drive import Driver
+from kdcache.student.search.executors import Executor, Here, Workers, check
 from kdcache.student.search.settings import SearchConfig, Unit, students
 from kdcache.student.shared import Shared
 from kdcache.training.run import RunFile, make_folder
 
 FORMAT = 1
 """Of `search.json`."""
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +35,7 @@ class Request:
         students: names to search for; empty: the block's.
         jobs: trials at once.
         device: `auto`, `cpu`, `cuda`.
+        executor: makes where trials run; null is this machine.
     """
 
     file: RunFile
@@ -44,6 +44,23 @@ class Request:
     students: tuple[str, ...] = ()
     jobs: int = 1
     device: str = "auto"
+    executor: Callable[[Request], Executor] | None = None
+
+    @property
+    def space(self) -> Space:
+        """What may be tried."""
+        return self.config.space(self.base.learning_rate)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The students to search for."""
+        return students(self.file, self.config, self.students)
+
+
+def _local(request: Request) -> Executor:
+    if request.jobs > 1:
+        return Workers(request.file, request.device, request.jobs)
+    return Here(request.file, request.device)
 
 
 def run(request: Request, *, say: Say) -> dict[str, Found]:
@@ -56,30 +73,26 @@ def run(request: Request, *, say: Say) -> dict[str, Found]:
     Raises:
         KDCacheError: bad settings; a configuration that the cache refuses, before anything is trained; a failed trial.
     """
-    names = students(request.file, request.config, request.students)
+    names, space = request.names, request.space
     check(request.jobs, gpus=0)
-    space = request.config.space(request.base.learning_rate)
     shared = Shared()
     _refuse_early(request, names, space, shared)
     write_json(make_folder(request.file.out) / "search.json", _record(request, names, space))
-    started = time.monotonic()
-    executor = (
-        Workers(request.file, request.device, request.jobs) if request.jobs > 1 else Here(request.file, request.device)
-    )
-    told = _Teller(say=say, started=started)
-    driver = Driver(
-        executor=executor,
-        base=request.base,
-        place=lambda config: plan(request.file, config, shared=shared),
-        tell=told,
-    )
-    try:
-        found = driver.run({name: whole(name, request.config, space) for name in names})
-    finally:
-        executor.close()
+    executor = request.executor(request) if request.executor else _local(request)
+    with Board(say=say) as board:
+        driver = Driver(
+            executor=executor,
+            base=request.base,
+            place=lambda config: plan(request.file, config, shared=shared),
+            tell=board,
+        )
+        try:
+            found = driver.run({name: whole(name, request.config, space) for name in names})
+        finally:
+            executor.close()
     for name in names:
         say(summary(found[name], driver.folder))
-    say(f"{told.new} trained now, {told.there} were there; {time.monotonic() - started:.0f} s")
+    say(f"{board.new} trained now, {board.found} were there; {board.seconds:.0f} s")
     say(f"next: kdcache compare {request.file.students_folder}")
     return found
 
@@ -120,29 +133,6 @@ def _record(request: Request, names: Sequence[str], space: Space) -> dict[str, o
         "students": list(names),
         "complete": list(request.config.complete),
     }
-
-
-class _Teller:
-    """A line for each training."""
-
-    def __init__(self, *, say: Say, started: float) -> None:
-        self._say, self._started = say, started
-        self.new = self.there = 0
-        self._best: dict[str, float] = {}
-
-    def __call__(self, event: Event) -> None:
-        if not event.new:
-            self.there += 1
-            return
-        self.new += 1
-        score = event.result.scores["validation"][event.result.metric]
-        sign = 1 if score.higher_is_better else -1
-        best = max(sign * score.value, self._best.get(event.unit.student, -float("inf")))
-        self._best[event.unit.student] = best
-        self._say(
-            f"  {self.new:>4} {event.unit.label():<44} validation {score.name} {score.value:.4f}   "
-            f"best {sign * best:.4f}   {time.monotonic() - self._started:.0f} s"
-        )
 
 
 def summary(found: Found, folder: Callable[[Unit], Path]) -> str:
