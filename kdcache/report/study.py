@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kdcache.core.errors import RunError
 from kdcache.report.choices import Effect, Material, effects
+from kdcache.report.findings import Findings
 from kdcache.report.gain import CaseTable, group_runs, sample, tabulate
 from kdcache.report.runs import Case, Run
 
@@ -30,6 +31,7 @@ class Study:
         teacher_forwards: summed over the student runs, which must be 0; None if a run did not count them.
         signatures: of the caches that targets came from.
         versions: what the runs recorded, each value once.
+        findings: the study's results and their statistics; None until they are computed.
     """
 
     cases: tuple[CaseTable, ...]
@@ -43,6 +45,7 @@ class Study:
     versions: tuple[str, ...]
     resamples: int
     seed: int
+    findings: Findings | None = None
 
 
 def examine(cases: Sequence[Case], *, resamples: int, seed: int, unfinished: Sequence[str] = ()) -> Study:
