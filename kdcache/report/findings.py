@@ -109,7 +109,7 @@ class Findings:
         noise: where null bands come from, or why there are none, in words.
         figure1: best over worst and best over random, by test and by validation: up to four.
         figure2: one for each choice, signed, alternative over default, from the pairs that the search compared.
-        regret: least mean first.
+        regret: known in the most cases first, then least mean first.
         missing: and `complete`: what to pass to `kdcache search CONFIG --complete`, e.g. `lazy,stable`; empty: nothing.
         unavailable: what could not be computed and why, sentences.
     """
