@@ -12,6 +12,8 @@ from kdcache.report.evidence import Calibration, Fidelity, NllGain, NllPoint, Re
 from kdcache.report.runs import Run
 from kdcache.report.trials import Trained
 
+Recorded = tuple[str, str, Mapping[str, float]]
+"""A teacher as runs recorded it: dataset, name, values."""
 FIDELITY = ("agreement", "kl")
 """Names under which runs may record them: test scores, or `extra.fidelity`."""
 LEAST_POINTS = 3
@@ -21,11 +23,7 @@ LEAST_POINTS = 3
 def calibrations(
     played: Sequence[Played], teachers: Iterable[tuple[str, str, Mapping[str, float]]]
 ) -> tuple[Calibration, ...]:
-    """Teachers on validation as the runs recorded them, then the students shown for each case, on the test.
-
-    Args:
-        teachers: (dataset, name, recorded values).
-    """
+    """Teachers on validation as the runs recorded them, then the students shown for each case, on the test."""
     found = [_calibration("teacher", dataset, name, values) for dataset, name, values in teachers]
     for case in played:
         for trained in shown(case):
@@ -112,7 +110,12 @@ def fidelities(played: Sequence[Played]) -> tuple[Fidelity, ...]:
     return tuple(found)
 
 
-def nll_gain(played: Sequence[Played], teachers: Iterable[tuple[str, str, Mapping[str, float]]]) -> NllGain | None:
+def _recorded(trained: Trained, name: str) -> float | None:
+    score = _mean(trained, name)
+    return _mean_extra(trained, "fidelity", name) if score is None else score
+
+
+def nll_gain(played: Sequence[Played], teachers: Iterable[Recorded]) -> NllGain | None:
     """Each teacher's validation NLL beside the gain over hard labels of its best candidate by validation."""
     nll = {(dataset, name): values["nll"] for dataset, name, values in teachers if "nll" in values}
     points: list[NllPoint] = []
