@@ -10,13 +10,13 @@ the metric's own unit. None stands for what cannot be computed; `Findings.unavai
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from kdcache.core.configuration import Configuration
 
 Pick = Literal["test", "validation"]
 
-QUANTILES = "linear"
+QUANTILES: Final = "linear"
 """NumPy's name of the quantile method of every decile and percentile."""
 
 

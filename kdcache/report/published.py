@@ -1,4 +1,4 @@
-"""`kdcache compare --against-published`: the paper's numbers beside ours. `published.json` holds them and their source."""
+"""`kdcache compare --against-published`: the paper's numbers, from `published.json`, beside ours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paper:
-    """The printed numbers: gains in per cent by curve and decile (`D5`), rewards by choice, the stable configuration."""
+    """The printed numbers: gains in per cent by curve and decile (`D5`), rewards by choice, the stable one."""
 
     source: str
     cases: int
