@@ -16,7 +16,7 @@ from kdcache.core.configuration import Configuration
 from kdcache.core.errors import ConfigError
 from kdcache.report.gain import Group, Sampled
 from kdcache.report.runs import Case
-from kdcache.report.stats import interval
+from kdcache.report.statistics.resample import interval
 
 Value = str | float
 

@@ -1,7 +1,7 @@
 """The table of a test case: a row a configuration, its scores, its gains, and which row would be picked.
 
 Runs of equivalent configurations from one teacher are one row. Scores are means over seeds; a gain uses the seeds that
-both rows have. Intervals come from the paired bootstrap of `stats`.
+both rows have. Intervals come from the paired bootstrap of `statistics`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kdcache.core.configuration import Configuration
 from kdcache.report.runs import Case, Run
-from kdcache.report.stats import gain_percent, interval, resampled_scores
+from kdcache.report.statistics.resample import gain_percent, interval, resampled_scores
 
 # B resamples  R runs
 

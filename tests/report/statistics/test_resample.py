@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.metrics import METRICS
-from kdcache.report.stats import gain_percent, interval, resampled_scores
+from kdcache.report.statistics.resample import gain_percent, interval, resampled_scores
 from tests.report.conftest import f1_statistics
 
 F1, ACCURACY = METRICS["f1_binary"], METRICS["accuracy"]
