@@ -122,7 +122,7 @@ def nll_gain(played: Sequence[Played], teachers: Iterable[Recorded]) -> NllGain 
     votes: list[bool] = []
     for case in played:
         own = []
-        for name in sorted({str(c.trial.configuration.teacher) for c in case.candidates}):
+        for name in sorted({c.trial.configuration.teacher or "" for c in case.candidates} - {""}):
             mine = [c for c in case.candidates if c.trial.configuration.teacher == name]
             hard = None if case.hard is None else case.hard.test()
             gain = case.gain(max(mine, key=case.value).test(), hard)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from kdcache.core.design import HARD, LAZY, Best, Pair, Trial
 from kdcache.report.answers import Candidate, CaseResult, Pick
 from kdcache.report.runs import Case
 from kdcache.report.spaces import Replayed, replay_case
+from kdcache.report.statistics.null import noise_percent
 from kdcache.report.statistics.resample import gain_percent
 from kdcache.report.trials import Trained
 
@@ -26,7 +27,8 @@ class Played:
         seeds: shared by all candidates; empty where there is none, then each has its own.
         oracle_best, oracle_worst, best, worst: indices of candidates, by test and by validation.
         hard: hard labels, at the learning rate of the best validation score.
-        lazy: the four lazy trials, or those that are missing.
+        lazy: the four lazy trials that are there; `lazy_lacking` those that are missing.
+        noise_sd: between seeds, per cent of the test score, pooled over trials; None without replicated seeds.
     """
 
     replayed: Replayed
@@ -124,22 +126,8 @@ def play(case: Case) -> Played:
         hard=max(hard, key=lambda t: trials.sign * t.validation()) if hard else None,
         lazy=tuple(trials.trained[trial] for trial in wanted if trial in trials.trained),
         lazy_lacking=tuple(trial for trial in wanted if trial not in trials.trained),
-        noise_sd=pooled_noise(trials.distinct()),
+        noise_sd=noise_percent([[run.test for run in t.runs.values()] for t in trials.distinct()]),
     )
-
-
-def pooled_noise(trained: Iterable[Trained]) -> float | None:
-    """Standard deviation of test scores between seeds, per cent of the mean score, pooled by degrees of freedom.
-
-    s^2 = sum_t sum_s (100 x_ts / mean_t - 100)^2 / sum_t (n_t - 1)
-    """
-    total, freedom = 0.0, 0
-    for trial in trained:
-        scores = np.array([run.test for run in trial.runs.values()])
-        if len(scores) > 1 and scores.mean() != 0:
-            total += float(((100 * scores / scores.mean() - 100) ** 2).sum())
-            freedom += len(scores) - 1
-    return math.sqrt(total / freedom) if freedom else None
 
 
 def case_result(played: Played, *, stable: float | None, stable_global: float | None) -> CaseResult:

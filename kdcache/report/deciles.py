@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -12,14 +11,13 @@ from kdcache.report.answers import QUANTILES, Deciles, Figure3, NullBand, Pick
 from kdcache.report.cases import Played, named
 from kdcache.report.rewards import NAMES, sides
 from kdcache.report.stable import Answer, Tau, at_least
+from kdcache.report.statistics.null import Gain
 
-Simulated = Literal["best over worst", "best over random", "one over another"]
-"""What a null band imitates: the extremes of all candidates, or two draws."""
-
-Null = Callable[[Sequence[Played], Simulated, Pick], NullBand | None]
+Bands = Callable[[Sequence[Played], Gain, Pick], NullBand | None]
+"""Cases, what a null study divides by what, who picks -> the band of such a curve."""
 
 
-def no_null(_played: Sequence[Played], _like: Simulated, _by: Pick) -> None:
+def no_null(_played: Sequence[Played], _like: Gain, _by: Pick) -> None:
     """No band: noise is unknown, or the curve is of means, which two single draws do not imitate."""
 
 
@@ -33,9 +31,7 @@ def decile_values(gains: Sequence[float]) -> tuple[float, ...]:
     return tuple(np.quantile(np.asarray(gains, dtype=np.float64), np.arange(11) / 10, method=QUANTILES).tolist())
 
 
-def curve(
-    name: str, by: Pick, gains: Sequence[tuple[Played, float | None]], null: Null, like: Simulated
-) -> Deciles | None:
+def curve(name: str, by: Pick, gains: Sequence[tuple[Played, float | None]], null: Bands, like: Gain) -> Deciles | None:
     """The deciles of one gain a case; None if no case has it."""
     names, values, left_out = named([(case.name, gain) for case, gain in gains])
     if not values:
@@ -51,7 +47,7 @@ def curve(
     )
 
 
-def figure1(played: Sequence[Played], null: Null) -> tuple[Deciles, ...]:
+def figure1(played: Sequence[Played], null: Bands) -> tuple[Deciles, ...]:
     """Best over worst and best over random, by test and by validation; cases with one candidate have neither."""
     own = [case for case in played if len(case.candidates) > 1]
     found = []
@@ -65,7 +61,7 @@ def figure1(played: Sequence[Played], null: Null) -> tuple[Deciles, ...]:
     return tuple(deciles for deciles in found if deciles is not None)
 
 
-def figure2(played: Sequence[Played], null: Null) -> tuple[Deciles, ...]:
+def figure2(played: Sequence[Played], null: Bands) -> tuple[Deciles, ...]:
     """For each choice the signed gain in test score, alternative over default, of the pairs that the search made."""
     found = []
     for choice in NAMES:
@@ -79,10 +75,10 @@ def _pair_gain(case: Played, pair: Pair) -> float | None:
     return case.gain(case.side(pair.alternative).test(), case.side(pair.default).test())
 
 
-def figure3(played: Sequence[Played], stable: Answer | None, null: Null) -> Figure3:
+def figure3(played: Sequence[Played], stable: Answer | None, null: Bands) -> Figure3:
     """Stable, random and lazy over the best by validation, and how often stable is at least as good."""
 
-    def over_best(name: str, scores: Sequence[float | None], band: Null) -> Deciles | None:
+    def over_best(name: str, scores: Sequence[float | None], band: Bands) -> Deciles | None:
         best = [case.picked("validation").test() for case in played]
         gains = [(case, case.gain(s, b)) for case, s, b in zip(played, scores, best, strict=True)]
         return curve(f"{name} over best", "validation", gains, band, "one over another")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kdcache.core.configuration import Configuration
 from kdcache.core.design import CHOICES, grid
 from kdcache.report.cases import Played
 from kdcache.report.evidence import FactorialEffect
 from kdcache.report.stable import tuned_trial
+from kdcache.report.statistics.factorial import factorial_contrasts
 from kdcache.report.trials import Trained
 
-Across = Callable[[Sequence[float], Sequence[str]], tuple[float, float] | None]
+Across = Callable[[NDArray[np.float64], Sequence[str]], tuple[float, float] | None]
 """Gains and their datasets -> interval of the mean over cases, or None."""
 
 
@@ -29,18 +29,20 @@ def factorial_effects(played: Sequence[Played], interval: Across) -> tuple[Facto
     tables = [(case, table) for case in played if (table := _cells(case)) is not None]
     if not tables:
         return ()
-    names = [(name,) for name in CHOICES] + list(combinations(CHOICES, 2))
+    grids_C222 = np.stack([table for _, table in tables])
+    contrasts = factorial_contrasts(grids_C222, tuple(CHOICES))
+    datasets = [case.case.dataset for case, _ in tables]
+    signs = np.array([case.replayed.trials.sign for case, _ in tables])
     found = []
-    for sides in names:
-        effects = [_effect(case, table, sides) for case, table in tables]
-        ends = interval(effects, [case.case.dataset for case, _ in tables])
-        low, high = ends or (None, None)
+    for sides, values_C in contrasts.items():
+        effects = signs * 100.0 * values_C / grids_C222.mean(axis=(1, 2, 3))
+        low, high = interval(effects, datasets) or (None, None)
         found.append(
             FactorialEffect(
                 name=" x ".join(sides),
-                effects=tuple(effects),
+                effects=tuple(effects.tolist()),
                 cases=tuple(case.name for case, _ in tables),
-                mean=float(np.mean(effects)),
+                mean=float(effects.mean()),
                 low=low,
                 high=high,
             )
@@ -48,20 +50,10 @@ def factorial_effects(played: Sequence[Played], interval: Across) -> tuple[Facto
     return tuple(found)
 
 
-def _cells(case: Played) -> dict[Configuration, float] | None:
-    """Test score of each tuned cell; None unless all eight are there and the runs vary all three choices."""
+def _cells(case: Played) -> NDArray[np.float64] | None:
+    """Test scores of the tuned cells, float64 [2, 2, 2]; None unless all are there and the runs vary all choices."""
     if set(case.replayed.searched.space.order) != set(CHOICES):
         return None
-    found = {cell: tuned_trial(cell, case) for cell in grid()}
-    scores = {cell: trained.test() for cell, trained in found.items() if isinstance(trained, Trained)}
-    return scores if len(scores) == len(found) and np.mean(list(scores.values())) != 0 else None
-
-
-def _effect(case: Played, table: dict[Configuration, float], sides: Sequence[str]) -> float:
-    total = 0.0
-    for cell, score in table.items():
-        alternatives = [getattr(cell, name) == CHOICES[name].alternative for name in sides]
-        sign = float(np.prod([1.0 if alternative else -1.0 for alternative in alternatives]))
-        total += sign * score
-    half = len(table) / 2
-    return case.replayed.trials.sign * 100.0 * (total / half) / float(np.mean(list(table.values())))
+    found = [tuned_trial(cell, case) for cell in grid()]
+    scores = [trained.test() for trained in found if isinstance(trained, Trained)]
+    return np.reshape(scores, (2, 2, 2)) if len(scores) == len(found) and np.mean(scores) != 0 else None

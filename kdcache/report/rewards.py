@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.stats import binomtest
 
 from kdcache.core.configuration import Configuration
 from kdcache.core.design import CHOICES, Pair, Trial
 from kdcache.report.answers import Reward, Votes
 from kdcache.report.cases import Played
+from kdcache.report.statistics.family import sign_test
 
 ALPHA = "alpha"
 NAMES = (*CHOICES, ALPHA)
@@ -74,8 +74,7 @@ def votes(differences: Sequence[float]) -> Votes:
     """
     tiny = 1e-12
     plus, minus = sum(d > tiny for d in differences), sum(d < -tiny for d in differences)
-    p = float(binomtest(plus, plus + minus).pvalue) if plus + minus else None
-    return Votes(plus=plus, minus=minus, ties=len(differences) - plus - minus, p=p)
+    return Votes(plus=plus, minus=minus, ties=len(differences) - plus - minus, p=sign_test(plus, minus))
 
 
 def _effort(case: Played, pair: Pair) -> int:

@@ -77,7 +77,7 @@ def _read_search(case: Case) -> Searched | None:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         body = tree.get("space", tree)
-        space = parse(Space, {f.name: body[f.name] for f in fields(Space) if f.name in body}, where=str(path))
+        space = parse(Space, {f.name: body[f.name] for f in fields(Space) if f.name in body}, where=SEARCH_FILE)
         seeds = tuple(int(seed) for seed in tree.get("seeds", ()))
     except (OSError, ValueError, TypeError, AttributeError, ConfigError) as error:
         raise RunError(f"{path} is damaged: {error}; search again with kdcache search, or move it away") from None
