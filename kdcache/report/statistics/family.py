@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import special, stats
 
 from kdcache.report.statistics.resample import Array
 
@@ -67,12 +67,9 @@ def detectable(standard_error: float, degrees: float) -> float:
     """
     if not math.isfinite(degrees) or degrees > 1e6:
         return standard_error * float(stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(POWER))
-    critical = float(stats.t.ppf(1 - ALPHA / 2, degrees))
-
-    def lacking(shift: float) -> float:  # significant in the wrong direction is no discovery
-        return float(stats.nct.sf(critical, degrees, shift)) - POWER
-
-    return standard_error * float(optimize.brentq(lacking, 1e-3, 1.5 * critical + 2))
+    # The shift of the noncentral t that leaves 1 - power under the critical value. The other tail is no discovery.
+    critical = stats.t.ppf(1 - ALPHA / 2, degrees)
+    return standard_error * float(special.nctdtrinc(degrees, 1 - POWER, critical))
 
 
 def minimum_detectable(sd: float, seeds: int) -> float | None:
