@@ -110,6 +110,10 @@ def fidelities(played: Sequence[Played]) -> tuple[Fidelity, ...]:
     return tuple(found)
 
 
+def _teacher(case: Played, trained: Trained) -> str:
+    return case.replayed.trials.real(trained.trial.configuration).teacher or ""
+
+
 def _recorded(trained: Trained, name: str) -> float | None:
     score = _mean(trained, name)
     return _mean_extra(trained, "fidelity", name) if score is None else score
@@ -122,8 +126,8 @@ def nll_gain(played: Sequence[Played], teachers: Iterable[Recorded]) -> NllGain 
     votes: list[bool] = []
     for case in played:
         own = []
-        for name in sorted({c.trial.configuration.teacher or "" for c in case.candidates} - {""}):
-            mine = [c for c in case.candidates if c.trial.configuration.teacher == name]
+        for name in sorted({_teacher(case, c) for c in case.candidates} - {""}):
+            mine = [c for c in case.candidates if _teacher(case, c) == name]
             hard = None if case.hard is None else case.hard.test()
             gain = case.gain(max(mine, key=case.value).test(), hard)
             if gain is not None and (case.case.dataset, name) in nll:

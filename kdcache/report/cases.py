@@ -160,7 +160,7 @@ def _candidate(played: Played, index: int) -> Candidate:
     scores = [run.test for run in trained.runs.values()]
     return Candidate(
         label=trained.label,
-        configuration=trained.trial.configuration,
+        configuration=played.replayed.trials.real(trained.trial.configuration),
         learning_rate=trained.learning_rate,
         validation=trained.validation(played.seeds),
         test=trained.test(),

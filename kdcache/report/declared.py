@@ -55,7 +55,7 @@ def check_labels(played: Sequence[Played], options: Options) -> None:
 def find(case: Played, label: str) -> Trained | None:
     """The trial of a label, as tables show it or by any name of its teacher."""
     for trial, trained in case.replayed.trials.trained.items():
-        if label in (trained.label, trial.configuration.label()):
+        if label in (trained.label, case.replayed.trials.real(trial.configuration).label()):
             return trained
     return None
 

@@ -34,8 +34,8 @@ def complete(found: Sequence[Missing]) -> str:
 
 
 def _searched(case: Played) -> bool:
-    """Lazy is a strategy of the study: it is missed where a loss or a teacher was searched."""
-    return bool({"loss", "teacher"} & set(case.replayed.searched.space.order))
+    """Lazy is over both losses and both teachers: it is missed where the teacher was searched."""
+    return "teacher" in case.replayed.searched.space.order
 
 
 def _swept(case: Played) -> bool:
@@ -55,10 +55,13 @@ def _seeds(case: Played) -> tuple[int, ...]:
 
 def _missing(case: Played, wanted_by: str, trials: Sequence[Trial]) -> Missing:
     several = len(case.replayed.searched.space.learning_rates) > 1
-    labels = tuple(
-        t.configuration.label() + (f" lr {t.learning_rate:g}" if several and t.learning_rate else "") for t in trials
-    )
+    labels = []
+    for trial in trials:
+        label = case.replayed.trials.real(trial.configuration).label()
+        labels.append(f"{label} lr {trial.learning_rate:g}" if several and trial.learning_rate else label)
     seeds = _seeds(case)
     there = case.replayed.trials.trained
     lacking = {s for t in trials for s in seeds if t not in there or s not in there[t].runs}
-    return Missing(case=case.name, wanted_by=wanted_by, configurations=labels, seeds=tuple(sorted(lacking)) or seeds)
+    return Missing(
+        case=case.name, wanted_by=wanted_by, configurations=tuple(labels), seeds=tuple(sorted(lacking)) or seeds
+    )

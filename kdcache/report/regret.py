@@ -48,7 +48,7 @@ def _fixed(played: Sequence[Played]) -> list[RegretRow | None]:
     scores: dict[str, dict[str, tuple[Played, Trained]]] = {}
     for case in played:
         for trial, trained in case.replayed.trials.trained.items():  # under every name that its teacher has
-            label = trial.configuration.label()
+            label = case.replayed.trials.real(trial.configuration).label()
             there = scores.setdefault(label, {})
             if case.name not in there or case.value(trained) > case.value(there[case.name][1]):
                 there[case.name] = (case, trained)
@@ -60,15 +60,15 @@ def _fixed(played: Sequence[Played]) -> list[RegretRow | None]:
 
 def _tuned(played: Sequence[Played]) -> list[RegretRow | None]:
     """The eight cells, temperature tuned in each case; only where there is more than one temperature to tune."""
-    rows = []
-    for cell in grid():
-        own: list[tuple[Played, float | None]] = []
-        for case in played:
+    scores: dict[str, list[tuple[Played, float | None]]] = {}
+    for case in played:
+        several = len(case.replayed.searched.space.temperatures) > 1
+        for cell in grid() if several else ():
             found = tuned_trial(cell, case)
-            several = len(case.replayed.searched.space.temperatures) > 1
-            own.append((case, found.test() if several and isinstance(found, Trained) else None))
-        rows.append(_row(f"{cell_label(cell)}, tau tuned", "tuned", own, len(played)))
-    return rows
+            if isinstance(found, Trained):
+                label = f"{cell_label(case.replayed.trials.real(cell))}, tau tuned"
+                scores.setdefault(label, []).append((case, found.test()))
+    return [_row(label, "tuned", own, len(played)) for label, own in scores.items()]
 
 
 def _rules(played: Sequence[Played]) -> list[RegretRow | None]:

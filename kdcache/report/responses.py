@@ -46,7 +46,7 @@ def _over_tau(case: Played) -> list[Response]:
         asked = [(tau, there.get(replace(cell, tau_t=tau).canonical())) for tau in taus]
         points = [(tau, trained) for tau, trained in asked if trained is not None]
         if len(points) >= LEAST:
-            curves.append(_response(case, "tau_t", cell_label(cell), points))
+            curves.append(_response(case, "tau_t", cell_label(case.replayed.trials.real(cell)), points))
     return curves
 
 
@@ -57,7 +57,9 @@ def _over_alpha(case: Played) -> list[Response]:
         if configuration.alpha > 0:
             families.setdefault(replace(configuration, alpha=1.0), []).append((configuration.alpha, trained))
     return [
-        _response(case, "alpha", configuration.label(), sorted(points, key=lambda point: point[0]))
+        _response(
+            case, "alpha", case.replayed.trials.real(configuration).label(), sorted(points, key=lambda point: point[0])
+        )
         for configuration, points in families.items()
         if len(points) >= LEAST
     ]

@@ -96,7 +96,7 @@ def find_search(folder: Path) -> Path | None:
 
 
 def _distilled(case: Case) -> list[Run]:
-    return [run for run in case.runs if in_grid(run.result.configuration)]
+    return [run for run in case.runs if run.result.configuration.alpha > 0]
 
 
 def _rates(case: Case) -> tuple[float, ...]:

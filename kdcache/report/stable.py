@@ -123,7 +123,7 @@ def _stable(
     if not regrets:
         return None
     worst, worst_case = max(regrets)
-    cells = Counter(cell_label(of(case).cell) for case, _ in there)
+    cells = Counter(cell_label(case.replayed.trials.real(of(case).cell)) for case, _ in there)
     return Stable(
         rule=rule,
         tau=tau,

@@ -1,7 +1,8 @@
 """The runs of a case as trials of a search: which training is which trial, and the scores that a replay needs.
 
 Runs carry names of teachers and learning rates; a search asks for trials. Two names of one checkpoint are one teacher
-here, and the rate that a search calls 0 (the training's own) is the one recorded by most runs.
+here, and the rate that a search calls 0 (the training's own) is the one recorded by most runs. Where all runs learned
+from one teacher of another name, it stands where a search has t_hs.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Trials:
         trained: trial -> runs, under every name that its teacher has.
         seeds: those that decide a replay: shared by all trials of the grid that have the most frequent seed.
         values: validation score over `seeds`, higher is better, of every trial that has them.
+        lone: the only teacher's name, where it is not t_hs but is keyed as t_hs; else None.
         notes: what was set aside, sentences.
     """
 
@@ -54,12 +56,19 @@ class Trials:
     trained: Mapping[Trial, Trained]
     seeds: tuple[int, ...]
     values: Mapping[Trial, float]
+    lone: str | None
     notes: tuple[str, ...]
 
     @property
     def sign(self) -> float:
         """1, or -1 where lower is better."""
         return 1.0 if self.case.metric.higher_is_better else -1.0
+
+    def real(self, configuration: Configuration) -> Configuration:
+        """A configuration or cell of the search with the teacher's own name."""
+        if self.lone is None or configuration.teacher != GRID_TEACHERS[0]:
+            return configuration
+        return replace(configuration, teacher=self.lone)
 
     def distinct(self) -> tuple[Trained, ...]:
         """Every trial once, whatever its teacher is called."""
@@ -73,6 +82,8 @@ def collect(case: Case, rates: Sequence[float]) -> Trials:
         rates: learning rates of the space as the search names them; 0 is the training's own.
     """
     names, notes = _teachers(case)
+    first = GRID_TEACHERS[0]
+    lone = next(iter(names)) if len(names) == 1 and first not in names else None
     own = _own_rate(case.runs, rates)
     members: dict[Trial, list[Run]] = {}
     for run in case.runs:
@@ -81,18 +92,21 @@ def collect(case: Case, rates: Sequence[float]) -> Trials:
             name = str(configuration.teacher)
             if names[name].digest != run.result.teacher_digest:
                 continue  # another teacher of that name; its note is in `notes`
-            configuration = replace(configuration, teacher=names[name].representative).canonical()
+            configuration = replace(configuration, teacher=first if lone else names[name].representative)
         members.setdefault(Trial(configuration=configuration, learning_rate=_rate(run, rates, own)), []).append(run)
     several = len({trial.learning_rate for trial in members}) > 1
+    sign = 1.0 if case.metric.higher_is_better else -1.0
     found: dict[Trial, Trained] = {}
     for trial, runs in members.items():
-        trained = _trained(trial, runs, names, several=several, sign=1.0 if case.metric.higher_is_better else -1.0)
-        for alias in _aliases(trial, names):
-            found[alias] = trained
+        same = [lone] if lone and trial.configuration.teacher == first else _same(trial, names)
+        trained = _trained(trial, runs, same, several=several, sign=sign)
+        for name in [first] if lone and same else same:
+            found[replace(trial, configuration=replace(trial.configuration, teacher=name))] = trained
+        if not same:
+            found[trial] = trained
     seeds = _deciding_seeds(t for t in found.values() if in_grid(t.trial.configuration))
-    sign = 1.0 if case.metric.higher_is_better else -1.0
     values = {t: sign * r.validation(seeds) for t, r in found.items() if seeds and set(seeds) <= set(r.runs)}
-    return Trials(case=case, trained=found, seeds=seeds, values=values, notes=notes)
+    return Trials(case=case, trained=found, seeds=seeds, values=values, lone=lone, notes=notes)
 
 
 def in_grid(configuration: Configuration) -> bool:
@@ -138,10 +152,9 @@ def _teachers(case: Case) -> tuple[dict[str, _Teacher], tuple[str, ...]]:
     return named, notes
 
 
-def _aliases(trial: Trial, names: Mapping[str, _Teacher]) -> list[Trial]:
-    configuration = trial.configuration
-    same = [n for n, teacher in names.items() if teacher.representative == configuration.teacher]
-    return [replace(trial, configuration=replace(configuration, teacher=n)) for n in same] or [trial]
+def _same(trial: Trial, names: Mapping[str, _Teacher]) -> list[str]:
+    """Every name of the trial's teacher; none for hard labels and mixtures."""
+    return sorted(name for name, teacher in names.items() if teacher.representative == trial.configuration.teacher)
 
 
 def _own_rate(runs: Iterable[Run], rates: Sequence[float]) -> float | None:
@@ -160,15 +173,11 @@ def _rate(run: Run, rates: Sequence[float], own: float | None) -> float:
     return next((rate for rate in rates if math.isclose(rate, recorded)), recorded)
 
 
-def _trained(
-    trial: Trial, runs: Sequence[Run], names: Mapping[str, _Teacher], *, several: bool, sign: float
-) -> Trained:
+def _trained(trial: Trial, runs: Sequence[Run], same: Sequence[str], *, several: bool, sign: float) -> Trained:
     kept: dict[int, Run] = {}
     for run in sorted(runs, key=lambda run: (-sign * run.validation, str(run.folder))):
         kept.setdefault(run.result.seed, run)
-    configuration = trial.configuration
-    same = sorted(n for n, teacher in names.items() if teacher.representative == configuration.teacher)
-    label = configuration.label(teacher=" = ".join(same) if configuration.alpha > 0 else None)
+    label = trial.configuration.label(teacher=" = ".join(same) or None)
     rate = recorded_rate(runs[0])
     label += f" lr {rate:g}" if several and rate is not None else ""
     return Trained(trial=trial, runs=dict(sorted(kept.items())), label=label, learning_rate=rate)

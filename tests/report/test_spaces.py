@@ -14,8 +14,9 @@ from kdcache.core.errors import RunError
 from kdcache.core.searching import second_stage
 from kdcache.report.cases import play
 from kdcache.report.lacking import complete, missing
+from kdcache.report.regret import regret_rows
 from kdcache.report.spaces import described, find_search, replay_case
-from kdcache.report.stable import answer
+from kdcache.report.stable import answer, stable_results
 from kdcache.report.trials import collect
 from tests.report.synthetic import additive, case, configurations, full_case, run
 
@@ -32,9 +33,21 @@ def test_two_configurations_that_differ_in_the_loss_are_a_search_of_the_loss():
 
 
 def test_without_hintons_cell_a_replay_says_what_it_lacks():
-    found = replay_case(case([run(replace(CE, teacher="t_ll"), (0.8, 0.8)), run(HARD, (0.7, 0.7))]))
+    runs = [run(replace(CE, teacher="t_ll"), (0.8, 0.8)), run(replace(CE, loss="mse", tau_s=1.0), (0.7, 0.7))]
+    found = replay_case(case(runs))
     assert found.outcome is None
     assert [t.configuration.label() for t in found.lacking] == ["ce t_hs tau 4/4"]
+
+
+def test_the_only_teacher_stands_where_a_search_has_t_hs():
+    lone = replace(CE, teacher="best")
+    played = [play(case([run(lone, (0.8, 0.8)), run(replace(lone, loss="mse"), (0.9, 0.9)), run(HARD, (0.7, 0.7))]))]
+    assert [c.label for c in played[0].candidates] == ["ce best tau 4/4", "mse best tau 1/1"]
+    assert played[0].pairs[0].sign == 1
+    assert [row.label for row in regret_rows(played)][:2] == ["mse best tau 1/1", "search, by validation"]
+    (stable, _) = stable_results(played, answer(played, played))
+    assert (stable.label, stable.share) == ("mse best tau_s=tied", 1.0)
+    assert missing(played, answer(played, played)) == ()
 
 
 def test_runs_of_hard_labels_alone_are_a_case_too():
@@ -58,7 +71,7 @@ def test_a_missing_trial_is_named_with_its_seed():
     assert [(m.wanted_by, m.configurations, m.seeds) for m in found if m.wanted_by == "greedy pairs"] == [
         ("greedy pairs", ("mse t_hs tau 4/1",), (0, 1))
     ]
-    assert complete(found) == "lazy,random"
+    assert complete(found) == "random"
 
 
 def test_what_no_search_can_help_with_is_not_completed():
