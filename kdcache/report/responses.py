@@ -56,13 +56,12 @@ def _over_alpha(case: Played) -> list[Response]:
     for configuration, trained in _by_configuration(case).items():
         if configuration.alpha > 0:
             families.setdefault(replace(configuration, alpha=1.0), []).append((configuration.alpha, trained))
-    return [
-        _response(
-            case, "alpha", case.replayed.trials.real(configuration).label(), sorted(points, key=lambda point: point[0])
-        )
-        for configuration, points in families.items()
-        if len(points) >= LEAST
-    ]
+    curves = []
+    for configuration, points in families.items():
+        if len(points) >= LEAST:
+            label = case.replayed.trials.real(configuration).label()
+            curves.append(_response(case, "alpha", label, sorted(points, key=lambda point: point[0])))
+    return curves
 
 
 def _response(case: Played, over: str, label: str, points: Sequence[tuple[float, Trained]]) -> Response:
