@@ -97,7 +97,7 @@ def _published(played: Sequence[Played], stable: Answer | None, bands: Bands) ->
     ours = Ours(
         figure1=figure1(played, bands),
         rewards=rewards(played),
-        stable=stable.cell if stable else None,
+        stable=stable_results(played, stable)[0].label if stable else None,
         shares=(share(played, stable, "per case", "test"), share(played, stable, "per case", "validation")),
         cases=len(played),
     )

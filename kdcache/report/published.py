@@ -11,10 +11,8 @@ from typing import Any
 from scipy.stats import binom
 
 from kdcache.core.config import parse
-from kdcache.core.configuration import Configuration
 from kdcache.report.answers import Deciles, Reward
 from kdcache.report.findings import Published, PublishedRow
-from kdcache.report.stable import cell_label
 
 LEVEL = 0.95
 
@@ -34,11 +32,11 @@ class Paper:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ours:
-    """What is set beside them; `shares` of cases with stable >= best by test and by validation."""
+    """What is set beside them: label of the stable cell, `shares` of cases with stable >= best by test, by validation."""
 
     figure1: Sequence[Deciles]
     rewards: Sequence[Reward]
-    stable: Configuration | None
+    stable: str | None
     shares: tuple[float | None, float | None]
     cases: int
 
@@ -128,7 +126,7 @@ def _sign(value: int) -> int:
 
 def _stable(paper: Paper, ours: Ours, numbers: Mapping[str, int]) -> PublishedRow:
     theirs = f"{paper.stable['loss']} {paper.stable['teacher']} tau_s={paper.stable['tau_s']}"
-    mine = None if ours.stable is None else cell_label(ours.stable)
+    mine = ours.stable
     verdict = (
         "not computed: no search decided a choice" if mine is None else "the same" if mine == theirs else "another"
     )
