@@ -32,7 +32,7 @@ class Paper:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ours:
-    """What is set beside them: label of the stable cell, `shares` of cases with stable >= best by test, by validation."""
+    """What is set beside them; `shares` are of cases with stable >= best, by test and by validation."""
 
     figure1: Sequence[Deciles]
     rewards: Sequence[Reward]
