@@ -106,9 +106,7 @@ def _refuse_exclusions(unfinished: Sequence[Path], left_out: Mapping[Path, str])
     if left_out:
         raise RunError(f"--strict: {next(iter(left_out.values()))} ({len(left_out)} such)")
     if unfinished:
-        raise RunError(
-            f"--strict: {unfinished[0]} {UNFINISHED} ({len(unfinished)} such); let it finish, or move it away"
-        )
+        raise RunError(f"--strict: {unfinished[0]} {UNFINISHED} ({len(unfinished)} such); finish it, or move it away")
 
 
 def _prepare(out: Path) -> None:

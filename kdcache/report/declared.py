@@ -124,7 +124,8 @@ def _asked(
 def strategies(played: Sequence[Played], stable: Answer | None, options: Options) -> tuple[Strategy, ...]:
     """What is compared over cases: strategies with the baseline, with the best by validation, choices' sides."""
     base = baseline_name(played, options)
-    best = [case.picked("validation").test() for case in played]
+    best = [None if case.picked("validation") is case.hard else case.picked("validation").test() for case in played]
+    random = [case.random if len(case.candidates) > 1 else None for case in played]
     bases = [None if (b := baseline(case, options)) is None else b.test() for case in played]
     starts = [None if (h := hinton(case)) is None else h.test() for case in played]
     stables = [None if (s := _stable(case, stable)) is None else s.test() for case in played]
@@ -133,7 +134,7 @@ def strategies(played: Sequence[Played], stable: Answer | None, options: Options
         (base, "Hinton's", bases, starts),
         (base, "stable", bases, stables),
         ("best by validation", "stable", best, stables),
-        ("best by validation", "random", best, [case.random for case in played]),
+        ("best by validation", "random", best, random),
         ("best by validation", "lazy", best, [case.lazy_score for case in played]),
     ]
     for choice in NAMES:

@@ -72,8 +72,9 @@ def _tuned(played: Sequence[Played]) -> list[RegretRow | None]:
 
 
 def _rules(played: Sequence[Played]) -> list[RegretRow | None]:
+    several = [(case, case.random if len(case.candidates) > 1 else None) for case in played]
     return [
         _row("search, by validation", "rule", [(c, c.picked("validation").test()) for c in played], len(played)),
-        _row("random candidate", "rule", [(c, c.random) for c in played], len(played)),
+        _row("random candidate", "rule", several, len(played)),
         _row("lazy", "rule", [(c, c.lazy_score) for c in played], len(played)),
     ]
