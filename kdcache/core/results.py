@@ -167,5 +167,5 @@ def read_statistics(
             values = {n.partition("/")[2]: file[n] for n in names}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"cannot read {path}: {error}; train the run again") from None
-    uids = tuple(str(u) for u in values.pop("uids"))
+    uids = tuple(str(u) for u in values.pop("uids").tolist())
     return uids, values

@@ -122,11 +122,11 @@ def two_sided_p(values_B: Array, observed: float) -> float | None:
 
         p = (1 + #{b : |x_b - mean(x)| >= |observed|}) / (B + 1)
 
-    None if a resample has no value.
+    None if a resample has no value. sacreBLEU's paired bootstrap takes |x_b| before it centres, so that its p of a
+    clear effect is half of this one.
 
     References:
-        Riezler and Maxwell 2005, ACL workshop on evaluation measures; sacreBLEU's paired bootstrap; Davison and Hinkley
-        1997, equation 4.11, for the 1.
+        Riezler and Maxwell 2005, ACL workshop on evaluation measures; Davison and Hinkley 1997, equation 4.11 (the 1).
 
     Example:
         >>> two_sided_p(np.array([0.0, 1.0, 2.0]), 1.0)
