@@ -126,7 +126,7 @@ def _cannot_write(out: Path, error: OSError) -> RunError:
 
 
 def _write(study: Study, out: Path) -> None:
-    drawn = {name: _laid_out(figure) for name, figure in _figures(study).items() if figure is not None}
+    drawn = {name: figure for name, figure in _figures(study).items() if figure is not None}
     vectors = {name: as_svg(figure) for name, figure in drawn.items()}
     for name, figure in drawn.items():
         (out / "figures" / f"{name}.svg").write_bytes(vectors[name])
@@ -135,13 +135,6 @@ def _write(study: Study, out: Path) -> None:
         (out / f"{name}.csv").write_text(content, encoding="utf-8")
     write_json(out / JSON, {"format": FORMAT, "kdcache": __version__, **plain(study)})
     (out / "report.html").write_text(render_html(study, vectors), encoding="utf-8")
-
-
-def _laid_out(figure: Figure) -> Figure:
-    """The layout is solved once, not for every draw of every file."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    return figure
 
 
 def _figures(study: Study) -> dict[str, Figure | None]:
