@@ -137,6 +137,13 @@ def load_run(folder: Path) -> Run:
     return Run(folder=folder, result=result, statistics=values, reliability=_reliability(statistics[1]))
 
 
+def recorded_rate(run: Run) -> float | None:
+    """Peak learning rate that a run recorded."""
+    training = run.result.extra.get("training")
+    value = training.get("learning_rate") if isinstance(training, Mapping) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
 def _reliability(statistics: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
     bins = statistics.get("ece")
     return None if bins is None or bins.ndim != 2 or bins.shape[1] % 3 else bins.sum(axis=0).reshape(-1, 3)

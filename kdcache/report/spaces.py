@@ -16,8 +16,8 @@ from kdcache.core.configuration import Configuration
 from kdcache.core.design import CHOICES, STAGE_1, Best, Outcome, Space, Trial, grid
 from kdcache.core.errors import ConfigError, RunError
 from kdcache.core.searching import DESIGNS, replay, tune
-from kdcache.report.runs import Case, Run
-from kdcache.report.trials import Trials, collect, in_grid, recorded_rate
+from kdcache.report.runs import Case, Run, recorded_rate
+from kdcache.report.trials import Trials, collect, in_grid
 
 SEARCH_FILE = "search.json"
 LEVELS = 3

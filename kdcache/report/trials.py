@@ -16,7 +16,7 @@ import numpy as np
 
 from kdcache.core.configuration import Configuration
 from kdcache.core.design import CHOICES, Trial
-from kdcache.report.runs import Case, Run
+from kdcache.report.runs import Case, Run, recorded_rate
 
 GRID_LOSSES = (CHOICES["loss"].default, CHOICES["loss"].alternative)
 GRID_TEACHERS = (str(CHOICES["teacher"].default), str(CHOICES["teacher"].alternative))
@@ -112,13 +112,6 @@ def collect(case: Case, rates: Sequence[float]) -> Trials:
 def in_grid(configuration: Configuration) -> bool:
     """Whether a search of the study could ask for it: CE or MSE of one of the two teachers."""
     return configuration.alpha > 0 and configuration.loss in GRID_LOSSES and configuration.teacher in GRID_TEACHERS
-
-
-def recorded_rate(run: Run) -> float | None:
-    """Peak learning rate that a run recorded."""
-    training = run.result.extra.get("training")
-    value = training.get("learning_rate") if isinstance(training, Mapping) else None
-    return float(value) if isinstance(value, int | float) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from kdcache.core.design import Trial
 from kdcache.report.evidence import PairedComparison
 from kdcache.report.findings import TwoRuns
 from kdcache.report.gain import Sampled
-from kdcache.report.runs import Run
+from kdcache.report.runs import Run, recorded_rate
 from kdcache.report.significance import compare_trained
-from kdcache.report.trials import Trained, recorded_rate
+from kdcache.report.trials import Trained
 
 MANY_SEEDS = 5
 """Fewer get told what they can detect."""
