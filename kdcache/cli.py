@@ -203,15 +203,32 @@ def _cluster(request: Request) -> Executor:
 @click.argument("runs", nargs=-1, type=PATH, required=True)
 @click.option("--out", type=PATH, default=Path("runs/compare"), show_default=True, help="Folder of the report.")
 @click.option("--resamples", type=int, default=10_000, show_default=True, help="Bootstrap resamples of test examples.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
-def compare(runs: tuple[Path, ...], out: Path, resamples: int, seed: int) -> None:
+@click.option("--seed", type=int, default=0, show_default=True, help="Of bootstrap and simulations.")
+@click.option(
+    "--baseline",
+    default="hard",
+    show_default=True,
+    help="What to compare with: hard, worst, or a label.",
+)
+@click.option(
+    "--family", multiple=True, metavar="LABEL", help="Declare a comparison with the baseline beforehand; repeatable."
+)
+@click.option("--rope", type=float, default=0.5, show_default=True, help="Gains within this many per cent are equal.")
+@click.option("--noise-sd", type=float, help="Noise between seeds, % of the score, where no seeds were replicated.")
+@click.option("--against-published", is_flag=True, help="Set the paper's numbers beside these.")
+@click.option("--strict", is_flag=True, help="Fail where a run would be left out.")
+@click.option("--json", "as_json", is_flag=True, help="Print compare.json, for machines.")
+def compare(runs: tuple[Path, ...], out: Path, resamples: int, seed: int, as_json: bool, **asked: Any) -> None:
     """Compare runs: gains, intervals, what each choice did; tables and an HTML report.
 
-    RUNS are run folders of train-student, or folders that contain them.
+    RUNS are run folders of train-student or search, or folders that contain them. Of exactly two it also says whether
+    the second is better than the first.
     """
     from kdcache.report.compare import compare as compare_runs
+    from kdcache.report.options import Options
 
-    click.echo(compare_runs(runs, out=out, resamples=resamples, seed=seed).terminal())
+    found = compare_runs(runs, out=out, resamples=resamples, seed=seed, options=Options(**asked))
+    click.echo(found.json() if as_json else found.terminal())
 
 
 @cli.command()

@@ -138,7 +138,7 @@ def test_what_the_cache_refuses_is_refused_before_anything_trains(
     said = refused(capsys, "search", small, "--set", "search.temprature=[1]", code=2)
     assert "temprature" in said
     assert "temperatures" in said
-    said = refused(capsys, "search", small, "--device", "cpu", "--jobs", "0", code=2)
+    said = refused(capsys, "search", small, "--device", "cpu", "--jobs", "0", code=9)
     assert said == "--jobs 0: give at least 1"
     assert not (small.parent / "out/students").exists()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import sys
@@ -107,7 +108,7 @@ def parse(cls: type[T], tree: Any, *, where: str, block: str = "") -> T:
     """
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{block or 'the file'} in {where} must be a block of settings, not {tree!r}")
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(typing.cast(Any, cls))
     fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls)) if f.init}
     check_keys(tree, list(fields), where=where, block=block)
     missing = [
@@ -124,6 +125,12 @@ def parse(cls: type[T], tree: Any, *, where: str, block: str = "") -> T:
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}{': ' + block if block else ''}: {error}") from None
+
+
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    """Resolved once a class: reading a thousand results would resolve the same ones a thousand times."""
+    return typing.get_type_hints(cls)
 
 
 def check_keys(tree: Mapping[str, Any], known: Sequence[str], *, where: str, block: str = "") -> None:

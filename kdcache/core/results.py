@@ -160,7 +160,7 @@ def read_statistics(
         RunError: the file is missing or damaged, or holds no such split.
     """
     values = _read_arrays(folder, split)
-    uids = tuple(str(u) for u in values.pop("uids"))
+    uids = tuple(str(u) for u in values.pop("uids").tolist())
     values.pop("languages", None)
     return uids, values
 

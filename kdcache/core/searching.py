@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from kdcache.core.configuration import TAU_DIGITS, Configuration
 from kdcache.core.design import HARD, LAZY, Best, Outcome, Pair, Space, Trial, flip, grid
@@ -16,6 +17,7 @@ from kdcache.core.design import HARD, LAZY, Best, Outcome, Pair, Space, Trial, f
 Search = Generator[tuple[Trial, ...], Mapping[Trial, float], Outcome]
 Tuning = Generator[tuple[Trial, ...], Mapping[Trial, float], Best]
 Values = dict[Trial, float]
+Result = TypeVar("Result", Outcome, Best)
 
 
 def greedy(space: Space) -> Search:
@@ -104,8 +106,10 @@ def second_stage(best: float, temperatures: Sequence[float]) -> tuple[float, ...
     return tuple(round(tau, TAU_DIGITS) for tau in found)
 
 
-def replay(search: Search, values: Mapping[Trial, float]) -> Outcome | tuple[Trial, ...]:
-    """Run a search on scores that are known.
+def replay(
+    search: Generator[tuple[Trial, ...], Mapping[Trial, float], Result], values: Mapping[Trial, float]
+) -> Result | tuple[Trial, ...]:
+    """Run a search, or the tuning of one cell, on scores that are known.
 
     Returns:
         The outcome, or the next trials that it needs and `values` lacks.
@@ -115,8 +119,8 @@ def replay(search: Search, values: Mapping[Trial, float]) -> Outcome | tuple[Tri
         try:
             asked = search.send(answer) if answer is not None else next(search)
         except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome
+            result: Result = end.value
+            return result
         missing = [trial for trial in asked if trial not in values]
         if missing:
             return tuple(missing)

@@ -16,7 +16,7 @@ from kdcache.core.configuration import Configuration
 from kdcache.core.errors import ConfigError
 from kdcache.report.gain import Group, Sampled
 from kdcache.report.runs import Case
-from kdcache.report.stats import interval
+from kdcache.report.statistics.resample import interval
 
 Value = str | float
 
@@ -127,25 +127,32 @@ def _effect(materials: Sequence[Material], choice: str, default: Value, alternat
 
 
 def _pairs(groups: Sequence[Group], choice: str, default: Value, alternative: Value) -> list[tuple[Group, Group]]:
-    """Pairs of rows, default first, that differ in the choice alone; each pair once."""
-    pairs = []
-    for one in groups:
-        for two in groups:
-            if one is not two and (
-                _flips(one, two, choice, default, alternative) or _flips(two, one, choice, alternative, default)
-            ):
-                pairs.append((one, two))
-    return pairs
+    """Pairs of rows, default first, that differ in the choice alone; each pair once.
 
-
-def _flips(one: Group, two: Group, choice: str, before: Value, after: Value) -> bool:
-    """Whether setting the choice of some configuration of `one` from `before` to `after` gives one of `two`."""
+    Two rows are one if setting the choice of some configuration of the first from the default to the alternative gives
+    one of the second, or the other way round.
+    """
     if choice == "targets":
-        return _side(one.asked[0], choice) == before and _side(two.asked[0], choice) == after
-    if one.is_hard or two.is_hard or (choice != "teacher" and one.teacher_digest != two.teacher_digest):
-        return False
-    sides = [c for c in one.asked if _side(c, choice) == before]
-    return any(_set(c, choice, after) in two.keys for c in sides)
+        sides = [_side(group.asked[0], choice) for group in groups]
+        ones = [group for group, side in zip(groups, sides, strict=True) if side == default]
+        return [(a, b) for a in ones for b, side in zip(groups, sides, strict=True) if side == alternative]
+    own = [group for group in groups if not group.is_hard]
+    keys = [group.keys for group in own]
+    there = [_flipped(group, choice, default, alternative) for group in own]
+    back = [_flipped(group, choice, alternative, default) for group in own]
+    return [
+        (one, two)
+        for i, one in enumerate(own)
+        for j, two in enumerate(own)
+        if i != j
+        and (choice == "teacher" or one.teacher_digest == two.teacher_digest)
+        and (there[i] & keys[j] or back[j] & keys[i])
+    ]
+
+
+def _flipped(group: Group, choice: str, before: Value, after: Value) -> set[Configuration | None]:
+    """What the configurations of a row become where the choice goes from `before` to `after`."""
+    return {_set(c, choice, after) for c in group.asked if _side(c, choice) == before}
 
 
 def _set(configuration: Configuration, choice: str, value: Value) -> Configuration | None:

@@ -1,7 +1,7 @@
 """The table of a test case: a row a configuration, its scores, its gains, and which row would be picked.
 
 Runs of equivalent configurations from one teacher are one row. Scores are means over seeds; a gain uses the seeds that
-both rows have. Intervals come from the paired bootstrap of `stats`.
+both rows have. Intervals come from the paired bootstrap of `statistics`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcache.core.configuration import Configuration
-from kdcache.report.runs import Case, Run
-from kdcache.report.stats import gain_percent, interval, resampled_scores
+from kdcache.report.runs import Case, Run, recorded_rate
+from kdcache.report.statistics.resample import gain_percent, interval, resampled_scores
 
 # B resamples  R runs
 
@@ -141,15 +141,17 @@ def sample(case: Case, *, resamples: int, seed: int) -> Sampled:
 def group_runs(case: Case) -> tuple[tuple[Group, ...], tuple[str, ...]]:
     """Rows of a case, best validation score first, and a note for every run that is left out.
 
-    Of several runs with one row and one seed (another learning rate, an equivalent configuration) the one with the
-    best validation score stands for them.
+    Of several learning rates a row takes one, for all seeds. Of several runs with one seed (an equivalent
+    configuration) the one with the best validation score stands for them.
     """
     members: dict[tuple[Configuration, str], list[Run]] = {}
     for run in case.runs:
         members.setdefault(_identity(run), []).append(run)
     sign = 1.0 if case.metric.higher_is_better else -1.0
-    groups, notes = [], []
-    for (_, teacher), runs in members.items():
+    groups, notes, at_others = [], [], 0
+    for (_, teacher), trained in members.items():
+        runs = _one_rate(trained, sign)
+        at_others += len(trained) - len(runs)
         best = sorted(runs, key=lambda run: (-sign * run.validation, str(run.folder)))
         kept: dict[int, Run] = {}
         for run in best:
@@ -160,8 +162,23 @@ def group_runs(case: Case) -> tuple[tuple[Group, ...], tuple[str, ...]]:
                     f"{'the same' if first.validation == run.validation else 'a better'} validation score"
                 )
         groups.append(_group(runs, dict(sorted(kept.items())), teacher))
+    if at_others:
+        notes.append(
+            f"{case.name}: a configuration that was trained at several learning rates takes the one of the best mean "
+            f"validation score; {at_others} {'run' if at_others == 1 else 'runs'} at other rates left out of its table"
+        )
     groups.sort(key=lambda group: (-sign * group.mean("validation"), group.label))
     return _distinct_labels(groups), tuple(notes)
+
+
+def _one_rate(runs: Sequence[Run], sign: float) -> list[Run]:
+    """The runs at one learning rate: of the rates with the most seeds that of the best mean validation score."""
+    rates: dict[float | None, list[Run]] = {}
+    for run in runs:
+        rates.setdefault(recorded_rate(run), []).append(run)
+    most = max(len({run.result.seed for run in own}) for own in rates.values())
+    full = [own for own in rates.values() if len({run.result.seed for run in own}) == most]
+    return max(full, key=lambda own: sign * float(np.mean([run.validation for run in own])))
 
 
 def _identity(run: Run) -> tuple[Configuration, str]:

@@ -8,7 +8,7 @@ from html import escape
 
 from kdcache.report.gain import CaseTable
 from kdcache.report.plots import COLOURS
-from kdcache.report.stats import LEVEL
+from kdcache.report.statistics.resample import LEVEL
 from kdcache.report.study import Study
 from kdcache.report.style import CSS
 from kdcache.report.tables import PICKED, Table, case_table, effects_table, others_table, teachers_table

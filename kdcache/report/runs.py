@@ -6,7 +6,7 @@ A test case is (dataset, student): its runs share the examples, the metric and t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +31,15 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One finished run with the test statistics of its metric, float64 [I, S]."""
+    """One finished run with the test statistics of its metric, float64 [I, S].
+
+    `reliability` holds (count, confidence, correct) of every bin, summed over the test: float64 [M, 3], or None.
+    """
 
     folder: Path
     result: RunResult
     statistics: NDArray[np.float64]
+    reliability: NDArray[np.float64] | None = None
 
     @property
     def test(self) -> float:
@@ -128,12 +132,27 @@ def load_run(folder: Path) -> Run:
         for name, score in scores.items():
             if not math.isfinite(score.value):
                 raise RunError(f"{folder}: {split} {name} is {score.value}, not a number; train the run again")
-    return Run(folder=folder, result=result, statistics=_load_statistics(folder, result))
+    statistics = read_statistics(folder, "test")
+    values = _checked(folder, result, *statistics)
+    return Run(folder=folder, result=result, statistics=values, reliability=_reliability(statistics[1]))
 
 
-def _load_statistics(folder: Path, result: RunResult) -> NDArray[np.float64]:
+def recorded_rate(run: Run) -> float | None:
+    """Peak learning rate that a run recorded."""
+    training = run.result.extra.get("training")
+    value = training.get("learning_rate") if isinstance(training, Mapping) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _reliability(statistics: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
+    bins = statistics.get("ece")
+    return None if bins is None or bins.ndim != 2 or bins.shape[1] % 3 else bins.sum(axis=0).reshape(-1, 3)
+
+
+def _checked(
+    folder: Path, result: RunResult, uids: tuple[str, ...], statistics: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
     metric = METRICS[result.metric]
-    uids, statistics = read_statistics(folder, "test")
     if metric.statistic not in statistics:
         there = ", ".join(sorted(statistics)) or "nothing"
         raise RunError(f"{folder}/stats.npz lacks the test statistic {metric.statistic!r}; it holds {there}")
@@ -150,6 +169,34 @@ def _load_statistics(folder: Path, result: RunResult) -> NDArray[np.float64]:
             f"result.json says {expected:.6g}; train the run again"
         )
     return values
+
+
+def load_runs(folders: Sequence[Path], *, named: Sequence[Path] = ()) -> tuple[tuple[Run, ...], dict[Path, str]]:
+    """Load every run that can be used, and say of the others why not.
+
+    Args:
+        folders: run folders.
+        named: those that were asked for by name; they are refused, not left out.
+
+    Returns:
+        The runs, and folder -> reason for those left out.
+
+    Raises:
+        RunError: a named run that cannot be used, or none that can.
+    """
+    runs: list[Run] = []
+    left_out: dict[Path, str] = {}
+    asked = {path.resolve() for path in named}
+    for folder in folders:
+        try:
+            runs.append(load_run(folder))
+        except RunError as error:
+            if folder.resolve() in asked:
+                raise
+            left_out[folder] = str(error)
+    if not runs:
+        raise RunError(f"no run can be used; the first of {len(left_out)}: {next(iter(left_out.values()))}")
+    return tuple(runs), left_out
 
 
 def group_cases(runs: Iterable[Run]) -> tuple[Case, ...]:

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from kdcache.core.errors import RunError
 from kdcache.report.choices import Effect, Material, effects
+from kdcache.report.conclude import Asked, conclude
+from kdcache.report.findings import Excluded, Findings
 from kdcache.report.gain import CaseTable, group_runs, sample, tabulate
+from kdcache.report.options import Options
 from kdcache.report.runs import Case, Run
+from kdcache.report.two_runs import Sides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class Study:
         teacher_forwards: summed over the student runs, which must be 0; None if a run did not count them.
         signatures: of the caches that targets came from.
         versions: what the runs recorded, each value once.
+        findings: the study's results and their statistics.
     """
 
     cases: tuple[CaseTable, ...]
@@ -43,9 +48,19 @@ class Study:
     versions: tuple[str, ...]
     resamples: int
     seed: int
+    findings: Findings
 
 
-def examine(cases: Sequence[Case], *, resamples: int, seed: int, unfinished: Sequence[str] = ()) -> Study:
+def examine(
+    cases: Sequence[Case],
+    *,
+    resamples: int,
+    seed: int,
+    unfinished: Sequence[str] = (),
+    options: Options | None = None,
+    excluded: Sequence[Excluded] = (),
+    sides: Sides | None = None,
+) -> Study:
     """Tables, gains, effects and teachers of loaded cases.
 
     Args:
@@ -53,9 +68,13 @@ def examine(cases: Sequence[Case], *, resamples: int, seed: int, unfinished: Seq
         resamples: of the test examples, for every interval.
         seed: of the resamples.
         unfinished: folders to name as left out.
+        options: baseline, declared family, and more; the defaults by default.
+        excluded: runs that were left out, the unfinished ones among them, for the findings.
+        sides: where exactly two folders are compared.
 
     Raises:
-        RunError: a run's `extra.teachers` is not a block of teachers.
+        RunError: a run's `extra.teachers` is not a block of teachers, or a damaged `search.json`.
+        ConfigError: a label in `options` that no run has.
     """
     tables, materials = [], []
     for case in cases:
@@ -64,11 +83,13 @@ def examine(cases: Sequence[Case], *, resamples: int, seed: int, unfinished: Seq
         materials.append(Material(case=case, groups=groups, sampled=sampled))
         tables.append(tabulate(case, groups, sampled, notes))
     runs = [run for case in cases for run in case.runs]
+    teachers = _teachers(runs)
+    asked = Asked(options=options or Options(), resamples=resamples, seed=seed, excluded=tuple(excluded), sides=sides)
     forwards = [run.result.counters.get("teacher_forwards") for run in runs]
     return Study(
         cases=tuple(tables),
         effects=effects(materials),
-        teachers=_teachers(runs),
+        teachers=teachers,
         unfinished=tuple(unfinished),
         num_runs=len(runs),
         seeds=tuple(sorted({run.result.seed for run in runs})),
@@ -77,6 +98,7 @@ def examine(cases: Sequence[Case], *, resamples: int, seed: int, unfinished: Seq
         versions=_versions(runs),
         resamples=resamples,
         seed=seed,
+        findings=conclude(materials, [(t.dataset, t.name, t.values) for t in teachers], asked),
     )
 
 

@@ -134,3 +134,18 @@ def test_only_hard_labels_are_their_own_pick(run_writer):
 def test_other_scores_are_kept_beside_the_metric(run_writer):
     table = table_of(run_writer("a", CE, 0.8))
     assert set(table.rows[0].others) == {"accuracy", "nll"}
+
+
+def test_a_row_takes_one_learning_rate_for_all_its_seeds(run_writer):
+    low, high = ({"training": {"learning_rate": rate}} for rate in (1e-4, 2e-4))
+    configuration = Configuration(teacher="t_hs")
+    for seed, (first, second) in enumerate([(0.8, 0.85), (0.9, 0.6)]):
+        run_writer(f"low/{seed}", configuration, first, seed=seed, extra=low)
+        folder = run_writer(f"high/{seed}", configuration, second, seed=seed, extra=high)
+    (case,) = group_cases(load_run(f) for kind in ("low", "high") for f in sorted((folder.parents[1] / kind).iterdir()))
+    (group,), notes = group_runs(case)
+    assert {run.folder.parent.name for run in group.runs.values()} == {"low"}
+    assert notes == (
+        "mrpc, small: a configuration that was trained at several learning rates takes the one of the best mean "
+        "validation score; 2 runs at other rates left out of its table",
+    )

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.metrics import METRICS
-from kdcache.report.stats import gain_percent, interval, resampled_scores
+from kdcache.report.statistics import resample
+from kdcache.report.statistics.resample import gain_percent, interval, resampled_scores, two_sided_p
 from tests.report.conftest import f1_statistics
 
 F1, ACCURACY = METRICS["f1_binary"], METRICS["accuracy"]
@@ -100,6 +101,41 @@ def test_nine_runs_of_two_thousand_examples_take_seconds_and_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 200e6
+
+
+def test_counts_are_summed_in_float32_and_equal_float64_exactly():
+    counts = np.random.default_rng(0).integers(0, 50, (300, 4, 2)).astype(np.float64)
+    counts[..., 1] += 1
+
+    def scores(statistics):
+        return resampled_scores(statistics, ACCURACY.finish, resamples=200, seed=0)
+
+    # a half is no integer: the same statistics, halved, go the float64 way, and a ratio does not change
+    assert (scores(counts) == scores(counts / 2)).all()
+
+
+def test_integers_too_large_for_float32_are_summed_in_float64():
+    statistics = np.full((3, 1, 2), 2.0**23 + 1)
+    statistics[0, 0, 0] += 1
+    found = resampled_scores(statistics, lambda sums: sums[..., 0] - sums[..., 1], resamples=50, seed=0)
+    assert set(found.ravel()) <= {0.0, 1.0, 2.0, 3.0}
+    assert len(set(found.ravel())) > 1
+
+
+@pytest.mark.parametrize("kept", [0, 2**26], ids=["drawn again", "kept"])
+def test_kept_weights_change_no_result(monkeypatch, kept):
+    statistics = f1_runs(60, 2)
+    expected = resampled_scores(statistics, F1.finish, resamples=40, seed=0, stream="c", chunk_cells=100)
+    monkeypatch.setattr(resample, "KEPT_CELLS", kept)
+    found = resampled_scores(statistics, F1.finish, resamples=40, seed=0, stream="c")
+    assert (found == expected).all()
+
+
+def test_p_counts_resamples_whose_scatter_is_as_wide_as_the_effect():
+    values = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    assert two_sided_p(values, 2.0) == pytest.approx((1 + 2) / 6)
+    assert two_sided_p(values + 10, 3.0) == pytest.approx(1 / 6)  # where they are centred does not matter
+    assert two_sided_p(np.array([1.0, np.nan]), 1.0) is None
 
 
 def test_an_interval_with_a_resample_that_has_no_score_is_none():

@@ -1,0 +1,154 @@
+"""What a finished search may have tried: read from `search.json`, or inferred from the runs; and its replay.
+
+`kdcache search` writes `search.json` into the folder of the study, beside `students`. Runs that were trained one by one
+have none: then the space is what the runs span, and only choices with both sides among them are in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from kdcache.core.config import parse
+from kdcache.core.configuration import Configuration
+from kdcache.core.design import CHOICES, STAGE_1, Best, Outcome, Space, Trial, grid
+from kdcache.core.errors import ConfigError, RunError
+from kdcache.core.searching import DESIGNS, replay, tune
+from kdcache.report.runs import Case, Run, recorded_rate
+from kdcache.report.trials import Trials, collect, in_grid
+
+SEARCH_FILE = "search.json"
+LEVELS = 3
+"""Parents of a run folder in which `search.json` is looked for: students/<student>/<run> is three deep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """The space of a case, its design and seeds, and in `source` how they are known."""
+
+    space: Space
+    design: str
+    seeds: tuple[int, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """A case with its search run again on its scores.
+
+    Attributes:
+        outcome: None where trials are missing.
+        lacking: the next trials that the replay needs; more may follow once these are there.
+    """
+
+    trials: Trials
+    searched: Searched
+    outcome: Outcome | None
+    lacking: tuple[Trial, ...]
+
+
+def replay_case(case: Case) -> Replayed:
+    """Run the search of a case again on its finished runs.
+
+    Raises:
+        RunError: a `search.json` that cannot be read.
+    """
+    searched = _read_search(case)
+    trials = collect(case, searched.space.learning_rates if searched else _rates(case))
+    searched = searched or _infer(trials)
+    space = replace(searched.space, hard=False)  # the baseline is no part of what is decided
+    found = replay(DESIGNS[searched.design](space), trials.values)
+    outcome = found if isinstance(found, Outcome) else None
+    lacking = () if isinstance(found, Outcome) else found
+    return Replayed(trials=trials, searched=searched, outcome=outcome, lacking=lacking)
+
+
+def tuned(cell: Configuration, replayed: Replayed) -> Best | tuple[Trial, ...]:
+    """A cell tuned over temperatures and learning rates on the runs there are, or the next trials it lacks."""
+    return replay(tune(cell, replayed.searched.space, {}), replayed.trials.values)
+
+
+def _read_search(case: Case) -> Searched | None:
+    path = find_search(case.runs[0].folder)
+    if path is None:
+        return None
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        body = tree.get("space", tree)
+        space = parse(Space, {f.name: body[f.name] for f in fields(Space) if f.name in body}, where=SEARCH_FILE)
+        seeds = tuple(int(seed) for seed in tree.get("seeds", ()))
+    except (OSError, ValueError, TypeError, AttributeError, ConfigError) as error:
+        raise RunError(f"{path} is damaged: {error}; search again with kdcache search, or move it away") from None
+    design = str(tree.get("design", "greedy"))
+    if design not in DESIGNS:
+        raise RunError(f"{path}: design = {design!r} is none of {', '.join(DESIGNS)}; search again, or move it away")
+    return Searched(space=space, design=design, seeds=seeds, source=f"{SEARCH_FILE} of the search")
+
+
+def find_search(folder: Path) -> Path | None:
+    """`search.json` above a run folder, the nearest one."""
+    for parent in list(folder.resolve().parents)[:LEVELS]:
+        if (parent / SEARCH_FILE).is_file():
+            return parent / SEARCH_FILE
+    return None
+
+
+def _distilled(case: Case) -> list[Run]:
+    return [run for run in case.runs if run.result.configuration.alpha > 0]
+
+
+def _rates(case: Case) -> tuple[float, ...]:
+    """Recorded rates, that of the most runs first; one alone is the training's own."""
+    counter = Counter(rate for run in _distilled(case) if (rate := recorded_rate(run)) is not None)
+    if len(counter) < 2:
+        return (0.0,)
+    first = max(sorted(counter), key=lambda rate: counter[rate])
+    return (first, *sorted(rate for rate in counter if rate != first))
+
+
+def _infer(trials: Trials) -> Searched:
+    there = [t.configuration for t in trials.trained if in_grid(t.configuration)]
+    full = [c for c in there if c.alpha == 1]
+    sides = {
+        "loss": {c.loss for c in full} >= {CHOICES["loss"].default, CHOICES["loss"].alternative},
+        "teacher": {c.teacher for c in full} >= {CHOICES["teacher"].default, CHOICES["teacher"].alternative},
+        "tau_s": any(c.tau_s == c.tau_t for c in full) and any(c.tau_s == 1 != c.tau_t for c in full),
+    }
+    rates = _rates(trials.case)
+    space = Space(
+        order=tuple(name for name in CHOICES if sides[name]),
+        temperatures=_temperatures(trials) or (1.0,),
+        second_stage=False,
+        alphas=tuple(sorted({c.alpha for c in there if c.alpha < 1})),
+        learning_rates=rates,
+    )
+    stage_1 = tuple(tau for tau in space.temperatures if tau in STAGE_1)
+    if len(stage_1) > 1 and len(stage_1) < len(space.temperatures):
+        two = replace(space, temperatures=stage_1, second_stage=True)
+        if isinstance(replay(tune(Configuration(), two, {}), trials.values), Best):
+            space = two
+    return Searched(space=space, design="greedy", seeds=trials.seeds, source="inferred from the runs")
+
+
+def _temperatures(trials: Trials) -> tuple[float, ...]:
+    """Temperatures of Hinton's cell; without any of it, those of the cell of the grid that has the most."""
+    there = {trial.configuration for trial in trials.values}
+    found: list[tuple[float, ...]] = []
+    taus = sorted({c.tau_t for c in there if in_grid(c)})
+    for cell in grid():
+        if cell.loss != "mse" or cell.tau_s != "tied":  # tied MSE is one run at every temperature
+            found.append(tuple(tau for tau in taus if replace(cell, tau_t=tau).canonical() in there))
+    return found[0] if found[0] else max(found, key=len)
+
+
+def described(searched: Searched) -> str:
+    """The space in words, e.g. `temperatures 1, 4, 16; alpha 0.5, 1; order loss, teacher, tau_s`."""
+    space = searched.space
+    taus = ", ".join(f"{tau:g}" for tau in space.temperatures) + (" and a second stage" if space.second_stage else "")
+    parts = [f"order {', '.join(space.order)}" if space.order else "no choice with both sides"]
+    parts += [f"temperatures {taus}", f"alpha {', '.join(f'{a:g}' for a in (*space.alphas, 1.0))}"]
+    if len(space.learning_rates) > 1:
+        parts.append(f"{len(space.learning_rates)} learning rates")
+    return f"{'; '.join(parts)} ({searched.source})"

@@ -1,0 +1,195 @@
+"""Which space a finished search had, how runs become trials, and what a replay finds missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kdcache.core.configuration import Configuration
+from kdcache.core.design import HARD, Outcome
+from kdcache.core.errors import RunError
+from kdcache.core.searching import second_stage
+from kdcache.report.cases import play
+from kdcache.report.lacking import complete, missing
+from kdcache.report.regret import regret_rows
+from kdcache.report.spaces import described, find_search, replay_case
+from kdcache.report.stable import answer, stable_results
+from kdcache.report.trials import collect
+from tests.report.synthetic import additive, case, configurations, full_case, run
+
+CE = Configuration(teacher="t_hs", tau_t=4.0)
+ONE = (0.0,)
+
+
+def test_two_configurations_that_differ_in_the_loss_are_a_search_of_the_loss():
+    found = replay_case(case([run(CE, (0.8, 0.8)), run(replace(CE, loss="mse"), (0.9, 0.9))]))
+    assert (found.searched.space.order, found.searched.space.temperatures) == (("loss",), (4.0,))
+    assert isinstance(found.outcome, Outcome)
+    assert [pair.choice for pair in found.outcome.pairs] == ["loss"]
+    assert described(found.searched) == "order loss; temperatures 4; alpha 1 (inferred from the runs)"
+
+
+def test_without_hintons_cell_a_replay_says_what_it_lacks():
+    runs = [run(replace(CE, teacher="t_ll"), (0.8, 0.8)), run(replace(CE, loss="mse", tau_s=1.0), (0.7, 0.7))]
+    found = replay_case(case(runs))
+    assert found.outcome is None
+    assert [t.configuration.label() for t in found.lacking] == ["ce t_hs tau 4/4"]
+
+
+def test_the_only_teacher_stands_where_a_search_has_t_hs():
+    lone = replace(CE, teacher="best")
+    played = [play(case([run(lone, (0.8, 0.8)), run(replace(lone, loss="mse"), (0.9, 0.9)), run(HARD, (0.7, 0.7))]))]
+    assert [c.label for c in played[0].candidates] == ["ce best tau 4/4", "mse best tau 1/1"]
+    assert played[0].pairs[0].sign == 1
+    assert [row.label for row in regret_rows(played)][:2] == ["mse best tau 1/1", "search, by validation"]
+    (stable, _) = stable_results(played, answer(played, played))
+    assert (stable.label, stable.share) == ("mse best tau_s=tied", 1.0)
+    assert missing(played, answer(played, played)) == ()
+
+
+def test_runs_of_hard_labels_alone_are_a_case_too():
+    played = play(case([run(HARD, (0.7, 0.6))]))
+    assert (played.replayed.outcome, len(played.candidates), played.random) == (None, 1, 0.6)
+
+
+def test_a_missing_trial_is_named_with_its_seed():
+    full = full_case(additive(0.01, 0.01, 0.01))
+    lacking = Configuration(loss="mse", teacher="t_hs", tau_t=4.0, tau_s=1.0).canonical()
+    runs = [r for r in full.runs if r.result.configuration.canonical() != lacking]
+    two_seeds = [*runs, *(run(r.result.configuration, (r.validation, r.test), seed=1) for r in runs)]
+    two_seeds.append(run(lacking, (0.82, 0.82), seed=2))
+    played = [play(case(two_seeds))]
+    # loss, teacher and tau_s all win: mse t_ll tau_s=1. With R > 0 for all of them t_hs's cell is not needed.
+    assert played[0].replayed.outcome is not None
+    assert played[0].seeds == (0, 1)
+    worse = [play(case([*[r for r in two_seeds if r.result.configuration.teacher != "t_ll"], *two_seeds[-1:]]))]
+    assert worse[0].replayed.searched.space.order == ("loss", "tau_s")
+    found = missing(worse, answer(worse, worse))
+    assert [(m.wanted_by, m.configurations, m.seeds) for m in found if m.wanted_by == "greedy pairs"] == [
+        ("greedy pairs", ("mse t_hs tau 4/1",), (0, 1))
+    ]
+    assert complete(found) == "random"
+
+
+def test_what_no_search_can_help_with_is_not_completed():
+    found = missing([play(case([run(CE, (0.8, 0.8)), run(replace(CE, tau_t=2.0), (0.8, 0.8))]))], None)
+    assert [(m.wanted_by, m.configurations, m.seeds) for m in found] == [("hard", ("hard labels",), (0,))]
+    assert complete(found) == ""
+
+
+def test_two_names_of_one_checkpoint_tie():
+    same = [
+        replace(r, result=replace(r.result, teacher_digest="one"))
+        for r in full_case(additive(0.0, -0.01, -0.01)).runs
+        if r.result.configuration.teacher != "t_ll"
+    ]
+    recorded = {"teachers": {"t_hs": {"digest": "one"}, "t_ll": {"digest": "one"}}}
+    same = [replace(r, result=replace(r.result, extra=recorded)) for r in same]
+    played = play(case(same))
+    assert played.replayed.searched.space.order == ("loss", "teacher", "tau_s")
+    signs = {pair.choice: pair.sign for pair in played.pairs}
+    assert (signs["loss"], signs["teacher"]) == (-1, 0)
+    assert played.candidates[0].label == "ce t_hs = t_ll tau 4/4"
+
+
+def test_two_checkpoints_of_one_name_are_told_apart():
+    other = run(CE, (0.9, 0.9), seed=1)
+    other = replace(other, result=replace(other.result, teacher_digest="bbbbbbbbbbbb"))
+    found = collect(case([run(CE, (0.8, 0.8)), run(replace(CE, tau_t=2.0), (0.7, 0.7)), other]), ONE)
+    assert found.notes == (
+        "d00, base: 2 teachers are called t_hs (bbbbbbbb, digest o); choices, deciles and regret use digest o, which "
+        "most runs learned from",
+    )
+    assert all(list(trained.runs) == [0] for trained in found.distinct())
+
+
+def test_a_second_stage_is_recognised():
+    taus = (1.0, 2.0, 4.0)
+    more = second_stage(2.0, taus)
+    runs = [
+        run(replace(CE, tau_t=tau, loss=loss), (0.9 - abs(tau - 2) / 100 - 0.1 * (loss == "mse"), 0.5))
+        for tau in (*taus, *more)
+        for loss in ("ce", "mse")
+    ]
+    found = replay_case(case(runs))
+    assert (found.searched.space.temperatures, found.searched.space.second_stage) == (taus, True)
+    assert isinstance(found.outcome, Outcome)
+    assert len(found.outcome.pairs[0].default.trials) == 7
+    assert "temperatures 1, 2, 4 and a second stage" in described(found.searched)
+
+
+def test_learning_rates_are_tuned_after_the_temperature():
+    runs = [run(replace(CE, tau_t=tau), (0.8 + tau / 100, 0.5), rate=1e-4) for tau in (1.0, 4.0)]
+    runs.append(run(CE, (0.9, 0.6), rate=3e-4))
+    found = replay_case(case(runs))
+    assert found.searched.space.learning_rates == (1e-4, 3e-4)
+    assert found.outcome.cell.trial.learning_rate == 3e-4
+    assert play(case(runs)).candidates[0].label == "ce t_hs tau 4/4 lr 0.0003"
+    assert "2 learning rates" in described(found.searched)
+
+
+def test_the_rate_of_most_runs_is_the_trainings_own():
+    runs = [run(replace(CE, tau_t=tau), (0.8, 0.5), rate=1e-4) for tau in (1.0, 4.0)]
+    runs += [run(CE, (0.8, 0.5), rate=2e-4), run(CE, (0.9, 0.6), rate=3e-4)]
+    found = collect(case(runs), (0.0, 3e-4))
+    assert sorted(trial.learning_rate for trial in found.trained) == [0.0, 0.0, 2e-4, 3e-4]
+
+
+def test_the_best_run_stands_for_a_trial_that_was_trained_twice():
+    found = collect(case([run(CE, (0.8, 0.5)), run(CE, (0.9, 0.4))]), ONE)
+    (trained,) = found.distinct()
+    assert trained.runs[0].validation == 0.9
+
+
+def test_seeds_that_decide_are_shared_by_the_trials_with_the_most_frequent_one():
+    runs = [run(replace(CE, tau_t=tau), (0.8, 0.5), seed=seed) for tau in (1.0, 4.0) for seed in (1, 2)]
+    runs += [run(replace(CE, tau_t=8.0), (0.9, 0.5), seed=1), run(replace(CE, tau_t=16.0), (0.9, 0.5), seed=7)]
+    found = collect(case(runs), ONE)
+    assert found.seeds == (1,)
+    assert {t.configuration.tau_t for t in found.values} == {1.0, 4.0, 8.0}
+
+
+def test_noise_between_seeds_is_pooled_in_per_cent():
+    one = [run(CE, (0.8, score), seed=seed) for seed, score in enumerate((0.79, 0.81))]
+    two = [run(replace(CE, tau_t=1.0), (0.8, score), seed=seed) for seed, score in enumerate((0.4, 0.4, 0.4))]
+    assert play(case([*one, *two])).noise_sd == pytest.approx((2 * 1.25**2 / 3) ** 0.5)
+    assert play(case(one[:1])).noise_sd is None
+
+
+def place(folder: Path, content: object) -> list:
+    """Runs under `folder`/students/base with a `search.json` beside students."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "search.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    runs = [run(c, additive(0.01, 0.01, 0.01)(c.canonical())) for c in configurations((1.0, 4.0), (0.5,))]
+    return [replace(r, folder=folder / "students" / "base" / str(i)) for i, r in enumerate(runs)]
+
+
+def test_search_json_says_what_was_searched(tmp_path):
+    space = {"temperatures": [1.0, 4.0], "second_stage": False, "alphas": [0.5], "order": ["teacher", "loss"]}
+    runs = place(tmp_path / "out", {"format": 1, "design": "factorial", "seeds": [0, 1], "space": space})
+    assert find_search(runs[0].folder) == tmp_path / "out" / "search.json"
+    found = replay_case(case(runs))
+    assert (found.searched.space.order, found.searched.seeds) == (("teacher", "loss"), (0, 1))
+    assert (found.searched.design, found.searched.source) == ("factorial", "search.json of the search")
+    assert len(found.outcome.candidates) == 9
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("no json", "is damaged: Expecting value"),
+        ({"temperatures": [4.0, 1.0]}, "temperatures = [4, 1]; allowed: rising numbers > 0"),
+        ([1], "is damaged: 'list' object has no attribute 'get'"),
+        ({"design": "random"}, "design = 'random' is none of greedy, factorial; search again, or move it away"),
+    ],
+    ids=["text", "space", "list", "design"],
+)
+def test_a_damaged_search_json_is_refused(tmp_path, content, words):
+    runs = place(tmp_path / "out", content)
+    with pytest.raises(RunError) as caught:
+        replay_case(case(runs))
+    assert f"{tmp_path}/out/search.json" in str(caught.value)
+    assert words in str(caught.value)
