@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.tiny import call, refused
@@ -147,3 +149,11 @@ def test_a_search_without_a_cache_says_what_makes_one(small: Path, capsys: pytes
     said = refused(capsys, "search", small, "--out", small.parent / "elsewhere", code=2)
     assert "no cache in" in said
     assert "dump-teacher" in said
+
+
+def test_an_earlier_training_s_weights_are_freed_before_the_next_one(small: Path) -> None:
+    call("search", str(small), "--device", "cpu", "--student", "half", "--set", "search.complete=[]")
+    call("train-student", str(small), "--device", "cpu", "--student", "half", "--seed", "9")
+    models = [o for o in gc.get_objects() if isinstance(o, torch.nn.Module) and type(o).__name__ == "BertModel"]
+    # the last training's trained and selected model may still wait for the collector; those of 8 trials may not
+    assert len(models) <= 2

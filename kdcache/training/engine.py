@@ -6,6 +6,7 @@ On a CPU no op is compiled: the shared-memory op is switched off before anything
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import logging
 import os
@@ -179,6 +180,7 @@ class Engine:
     """A model under DeepSpeed: forward, backward, step, and sums over ranks."""
 
     def __init__(self, model: torch.nn.Module, settings: EngineSettings, world: World) -> None:
+        gc.collect()  # DeepSpeed's engines are reference cycles: an earlier training's would stay, weights and moments
         config = deepspeed_config(settings, world_size=world.size, cpu=world.device.type == "cpu")
         # fused and foreach AdamW differ in rounding; the plain one is the same on every device count
         optimizer = torch.optim.AdamW(decay_groups(model, settings.weight_decay), lr=0.0)
