@@ -12,7 +12,7 @@ from kdcache.core.configuration import Configuration
 from kdcache.demo.ratings import RATINGS
 from tests import tiny
 from tests.report.conftest import write, write_grid
-from tests.tiny import refused
+from tests.tiny import call, refused
 
 
 @pytest.fixture
@@ -51,10 +51,14 @@ def test_compare_names_a_broken_result(
 ) -> None:
     broken = min(runs.glob("*/result.json"))
     broken.write_text(content, encoding="latin-1")
-    error = compare(capsys, runs)
-    assert error.startswith(str(broken))
+    error = compare(capsys, runs, "--strict")
+    assert error.startswith(f"--strict: {broken}")
     assert message in error
     assert not (runs.parent / "report").exists()
+    call("compare", str(runs), "--out", str(runs.parent / "report"), "--resamples", "100")
+    said = capsys.readouterr().out.replace("\n", "")
+    assert str(broken.parent) in said  # left out by name, the other eight are compared
+    assert said.startswith("8 runs, ")
 
 
 def test_compare_refuses_runs_of_two_test_sets(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from kdcache.report.plots import COLOURS, STYLE, WIDTH, as_svg
+from kdcache.report.plots import COLOURS, STYLE, as_svg
 
 PANELS = (("ce:1:1", "(1,1)"), ("ce:2:1", "(2,1)"), ("ce:2:tied", "(2,2)"))
 LINES = (("fast", "lz4", "muted", "s"), ("compact", "lz4", "faint", "o"), ("compact", "zstd", "accent", "o"))
 """Codec, compressor, colour, marker."""
 HIDDEN = ("hidden, int8", "hidden, float16")
 LABELLED = (16, 64, 256)
-HEIGHT = 3.1
+WIDTH, HEIGHT = 7.0, 3.1
 
 
 def draw(found: Mapping[str, Any]) -> bytes:

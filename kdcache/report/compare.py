@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from kdcache.core.config import plain
 from kdcache.core.errors import ConfigError, RunError
 from kdcache.core.results import write_json
 from kdcache.report.csvs import csv_files
 from kdcache.report.findings import Excluded
-from kdcache.report.html import render as render_html
+from kdcache.report.gallery import gallery
 from kdcache.report.options import Options
-from kdcache.report.plots import as_png, as_svg, effects_figure, gain_figure
+from kdcache.report.page import render as render_html
+from kdcache.report.plots import as_png, as_svg
 from kdcache.report.runs import find_runs, group_cases, load_runs
 from kdcache.report.study import Study, examine
 from kdcache.report.terminal import WIDTH
@@ -49,7 +48,10 @@ class Comparison:
 
     def terminal(self, *, width: int = WIDTH) -> str:
         """Summary and tables as plain text, and where the report is."""
-        return f"{render_text(self.study, width=width)}\nReport: {self.report}"
+        text = render_text(self.study, width=width)
+        seen = text.replace("\n", "")
+        untold = [f"Left out: {e.reason}\n" for e in self.study.findings.excluded if e.folder not in seen]
+        return f"{text}{''.join(untold)}\nReport: {self.report}"
 
     def json(self) -> str:
         """`compare.json`, for machines."""
@@ -126,21 +128,12 @@ def _cannot_write(out: Path, error: OSError) -> RunError:
 
 
 def _write(study: Study, out: Path) -> None:
-    drawn = {name: figure for name, figure in _figures(study).items() if figure is not None}
-    vectors = {name: as_svg(figure) for name, figure in drawn.items()}
-    for name, figure in drawn.items():
-        (out / "figures" / f"{name}.svg").write_bytes(vectors[name])
-        (out / "figures" / f"{name}.png").write_bytes(as_png(figure))
+    drawn = gallery(study)
+    vectors = {one.name: as_svg(one.figure) for one in drawn}
+    for one in drawn:
+        (out / "figures" / f"{one.name}.svg").write_bytes(vectors[one.name])
+        (out / "figures" / f"{one.name}.png").write_bytes(as_png(one.figure))
     for name, content in csv_files(study).items():
         (out / f"{name}.csv").write_text(content, encoding="utf-8")
     write_json(out / JSON, {"format": FORMAT, "kdcache": __version__, **plain(study)})
-    (out / "report.html").write_text(render_html(study, vectors), encoding="utf-8")
-
-
-def _figures(study: Study) -> dict[str, Figure | None]:
-    """Name -> figure: `gain-<n>` for case n from 1, `choices-<metric>`."""
-    figures = {f"gain-{i}": gain_figure(table) for i, table in enumerate(study.cases, start=1)}
-    for metric in dict.fromkeys(effect.metric for effect in study.effects):
-        own = [effect for effect in study.effects if effect.metric == metric]
-        figures[f"choices-{metric}"] = effects_figure(own)
-    return figures
+    (out / "report.html").write_text(render_html(study, drawn, vectors), encoding="utf-8")

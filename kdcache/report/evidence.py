@@ -165,13 +165,17 @@ class NllGain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponsePoint:
-    """Scores at one temperature or alpha: means over seeds, `test_sd` over seeds (n - 1), None with one."""
+    """Scores at one temperature or alpha: means over seeds, `test_sd` over seeds (n - 1), None with one.
+
+    `tests`: the test score of each of the `seeds`.
+    """
 
     x: float
     validation: float
     test: float
     test_sd: float | None
     seeds: tuple[int, ...]
+    tests: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,127 +1,51 @@
-"""The self-contained HTML report: summary in words, figures, tables, how it was computed. No script, no network."""
+"""Elements of the HTML report: escaped prose, lists, figures as inline SVG, tables. No script, no network."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from html import escape
 
-from kdcache.report.gain import CaseTable
-from kdcache.report.plots import COLOURS
-from kdcache.report.statistics.resample import LEVEL
-from kdcache.report.study import Study
-from kdcache.report.style import CSS
-from kdcache.report.tables import PICKED, Table, case_table, effects_table, others_table, teachers_table
-from kdcache.report.words import (
-    count,
-    effect_sentence,
-    missing_effects,
-    overview,
-    remarks,
-    seed_warning,
-    seeds_text,
-    verdict,
-)
-from kdcache.version import __version__
+from kdcache.report.plots import COLOURS, Drawn
+from kdcache.report.tables import PICKED, Table
 
 
-def render(study: Study, figures: Mapping[str, bytes]) -> str:
-    """The whole page.
-
-    Args:
-        study: what was found.
-        figures: name -> SVG; `choices-<metric>` and `gain-<n>` for case n (from 1) are shown if they are there.
-    """
-    names = list(dict.fromkeys(table.dataset for table in study.cases))
-    title = f"Distillation of {', '.join(names)}" if len(names) < 4 else f"Distillation of {len(names)} datasets"
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="lead">{escape(overview(study))}</p>',
-        _warning(study),
-        "<h2>Summary</h2>",
-        *(f"<p>{_prose(' '.join(verdict(table)))}</p>" for table in study.cases),
-        *_choices(study),
-        "<h3>Remarks</h3>",
-        _list(remarks(study)),
-        "<h2>Figures</h2>",
-        *_figures(study, figures),
-        "<h2>Tables</h2>",
-        *_tables(study),
-        "<h2>How it was computed</h2>",
-        _method(study),
-    ]
+def document(title: str, css: str, body: Iterable[str]) -> str:
+    """A whole page; empty parts of the body are left out."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)} | kdcache compare</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _warning(study: Study) -> str:
-    text = seed_warning(study)
-    if text is None:
-        return ""
-    head, _, rest = text.partition(". ")
-    return f'<p class="loud" role="note"><strong>{escape(head)}.</strong> {_prose(rest)}</p>'
-
-
-def _prose(sentence: str) -> str:
+def prose(sentence: str) -> str:
     """A sentence escaped, its flags as code that does not break over lines."""
     return re.sub(r"(?<=[ (])--[\w-]+( \d+)?", r"<code>\g<0></code>", escape(sentence))
 
 
-def _choices(study: Study) -> list[str]:
-    told = [*map(effect_sentence, study.effects), *missing_effects(study)]
-    return ["<h3>What each choice did</h3>", _list(told)] if told else []
+def listed(sentences: Iterable[str], *, ordered: bool = False) -> str:
+    """A list; empty without sentences."""
+    items = "".join(f"<li>{prose(sentence)}</li>" for sentence in sentences)
+    tag = "ol" if ordered else "ul"
+    return f"<{tag}>{items}</{tag}>" if items else ""
 
 
-def _list(sentences: list[str]) -> str:
-    return "<ul>" + "".join(f"<li>{_prose(sentence)}</li>" for sentence in sentences) + "</ul>" if sentences else ""
+def folded(summary: str, body: Iterable[str]) -> str:
+    """Parts that are closed until they are asked for; empty without any."""
+    inside = "\n".join(part for part in body if part)
+    return f"<details><summary>{escape(summary)}</summary>\n{inside}\n</details>" if inside else ""
 
 
-def _figures(study: Study, figures: Mapping[str, bytes]) -> list[str]:
-    parts = []
-    interval = f"{100 * LEVEL:g} % interval by paired bootstrap over test examples"
-    for i, table in enumerate(study.cases, start=1):
-        caption = (
-            f"{table.name}: gain of each configuration, best validation score at the top, the filled point is "
-            f"validation's pick. Lines: {interval}, {study.resamples:,} resamples of {table.num_test:,} examples, the "
-            f"same for every run. {_seeds(table)}. {table.signature}."
-        )
-        parts += _figure(figures, f"gain-{i}", caption)
-    for metric in dict.fromkeys(effect.metric for effect in study.effects):
-        own = [effect for effect in study.effects if effect.metric == metric]
-        signatures = dict.fromkeys(table.signature for table in study.cases if table.metric == metric)
-        pairs = [len(effect.differences) for effect in own]
-        cases = sum(table.metric == metric for table in study.cases)
-        caption = (
-            f"What each choice did: mean difference in test {metric} over pairs of runs that differ in that choice "
-            f"alone ({_span(pairs, 'pair')} in {count(cases, 'case')}; "
-            f"{seeds_text(study.seeds)}). "
-            f"Faint ticks: the pairs. Lines: {interval}. {', '.join(signatures)}."
-        )
-        parts += _figure(figures, f"choices-{metric}", caption)
-    return parts or ["<p>There is nothing to draw: no two configurations in any case.</p>"]
-
-
-def _seeds(table: CaseTable) -> str:
-    return f"{_span([len(row.seeds) for row in table.rows], 'seed')} for each configuration"
-
-
-def _span(numbers: list[int], noun: str) -> str:
-    """`4 pairs`, or `4 to 8 pairs`."""
-    least, most = min(numbers), max(numbers)
-    return count(most, noun) if least == most else f"{least:,} to {count(most, noun)}"
-
-
-def _figure(figures: Mapping[str, bytes], name: str, caption: str) -> list[str]:
-    if name not in figures:
-        return []
-    svg = inline_svg(figures[name].decode(), prefix=name, description=caption)
-    # A box that scrolls must be reachable by keyboard.
-    return [f'<figure><div class="scroll" tabindex="0">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>']
+def figure(drawn: Drawn, svg: bytes) -> str:
+    """A figure with its title above and its caption below."""
+    inline = inline_svg(svg.decode(), prefix=drawn.name, description=f"{drawn.title}. {drawn.caption}")
+    return (
+        f"<figure><h4>{escape(drawn.title)}</h4>{inline}"
+        f"<figcaption>{escape(drawn.caption)}</figcaption></figure>"
+    )
 
 
 def inline_svg(svg: str, *, prefix: str, description: str) -> str:
@@ -136,77 +60,40 @@ def inline_svg(svg: str, *, prefix: str, description: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
 
 
-def _tables(study: Study) -> list[str]:
-    parts = [_table(case_table(table)) for table in study.cases]
-    aliases = {
-        f"{row.label}: asked for as {', '.join(row.aliases)} too, the same gradient at every step"
-        for table in study.cases
-        for row in table.rows
-        if row.aliases
-    }
-    parts.append(_list(sorted(aliases)))
-    parts += [_table(table) for table in (effects_table(study), teachers_table(study)) if table is not None]
-    parts += [_table(table) for table in map(others_table, study.cases) if table is not None]
-    return parts
-
-
-def _table(table: Table) -> str:
-    def cell(tag: str, column: str, text: str, more: str = "") -> str:
-        numeric = ' class="n"' if column in table.numeric else ""
-        scope = {"td": "", "th": ' scope="row"', "head": ' scope="col"'}[tag]
-        name = "td" if tag == "td" else "th"
-        return f"<{name}{scope}{numeric}>{_small_interval(escape(text))}{more}</{name}>"
-
-    head = "".join(cell("head", column, column) for column in table.columns)
+def table(found: Table | None, *, heading: bool = True) -> str:
+    """A table in a box of its own that scrolls; empty for None."""
+    if found is None:
+        return ""
+    head = "".join(_cell("head", column, column, found) for column in found.columns)
     rows = []
-    for i, row in enumerate(table.rows):
-        marks = table.marks[i] if table.marks else ()
+    for i, row in enumerate(found.rows):
+        marks = found.marks[i] if found.marks else ()
         badges = "".join(
             f'<span class="mark{" picked" if mark == PICKED else ""}">{escape(mark)}</span>' for mark in marks
         )
         badges = f'<span class="marks">{badges}</span>' if badges else ""
-        cells = [cell("th", table.columns[0], row[0], badges)]
-        cells += [cell("td", column, text) for column, text in zip(table.columns[1:], row[1:], strict=True)]
+        cells = [_cell("th", found.columns[0], row[0], found, badges)]
+        cells += [_cell("td", column, text, found) for column, text in zip(found.columns[1:], row[1:], strict=True)]
         opening = '<tr class="picked">' if PICKED in marks else "<tr>"
         rows.append(f"{opening}{''.join(cells)}</tr>")
+    # A box that scrolls must be reachable by keyboard.
     return (
-        f"<h3>{escape(table.title)}</h3>"
-        f'<div class="scroll" tabindex="0"><table aria-label="{escape(table.title)}">'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        (f"<h3>{escape(found.title)}</h3>" if heading else "")
+        + f'<div class="scroll" tabindex="0"><table aria-label="{escape(found.title)}">'
+        + f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        + (f'<p class="note">{prose(found.note)}</p>' if found.note else "")
     )
+
+
+def _cell(kind: str, column: str, text: str, found: Table, more: str = "") -> str:
+    longest = 48
+    classes = [*(["n"] if column in found.numeric else []), *(["long"] if len(text) > longest else [])]
+    style = f' class="{" ".join(classes)}"' if classes else ""
+    scope = {"td": "", "th": ' scope="row"', "head": ' scope="col"'}[kind]
+    name = "td" if kind == "td" else "th"
+    return f"<{name}{scope}{style}>{_small_interval(escape(text))}{more}</{name}>"
 
 
 def _small_interval(text: str) -> str:
     """The bracketed interval behind a gain goes on a quiet line of its own."""
     return re.sub(r" (\[.*\].*)$", r'<span class="span">\1</span>', text)
-
-
-def _method(study: Study) -> str:
-    facts = [
-        (
-            "gain",
-            "100 (score / baseline − 1), in per cent; its negative where lower is better. Means over seeds; a gain "
-            "uses the seeds that both rows have.",
-        ),
-        (
-            "baselines",
-            "Hard labels: the run with alpha = 0. The worst: the distillation configuration with the lowest "
-            "test score, an oracle as the best one is; choosing either by the test is not in the intervals.",
-        ),
-        (
-            "interval",
-            f"{100 * LEVEL:g} % percentile (linear quantiles) of {study.resamples:,} paired bootstrap resamples of the "
-            f"test examples, seed {study.seed}. Noise between seeds is not in it.",
-        ),
-        ("one row", "Configurations with the same gradient at every step and the same teacher weights are one row."),
-        (
-            "pairs",
-            "Two runs of one case and one seed whose configurations differ in one choice alone, up to that "
-            "equivalence. Points are hundredths of the score.",
-        ),
-    ]
-    for table in study.cases:
-        facts.append((table.name, f"{table.signature}; {table.num_test:,} test examples, digest {table.test_digest}"))
-    facts.append(("cache signatures", ", ".join(study.signatures) or "none recorded"))
-    facts.append(("versions", ", ".join((f"this report kdcache {__version__}", *study.versions))))
-    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts) + "</dl>"

@@ -1,11 +1,13 @@
-"""The two kinds of figure: gain of every configuration of a case, and what each choice did. SVG and PNG bytes.
+"""What every figure shares: colours, panels, rows with their text above them, captions' carrier, SVG and PNG bytes.
 
-Drawn without pyplot, so no global state and no display. The same data always gives the same bytes.
+Drawn without pyplot, so no global state and no display. The same data always gives the same bytes. Margins are fixed in
+inches and names stand above their row, so that long ones fit and a figure is legible 400 pixels wide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -13,11 +15,17 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdcache.report.choices import Effect
-from kdcache.report.gain import CaseTable, Gain
-from kdcache.report.words import effect_title, signed, unit
-
-COLOURS = {"ink": "#22262b", "muted": "#6a737d", "rule": "#d5d9de", "accent": "#1f6f8b", "faint": "#9cc3d1"}
+COLOURS = {
+    "paper": "#fdfdfc",
+    "ink": "#22262b",
+    "muted": "#6a737d",
+    "rule": "#d5d9de",
+    "accent": "#1f6f8b",
+    "faint": "#9cc3d1",
+    "second": "#c4570f",
+    "third": "#5b2a86",
+    "fourth": "#3a9a78",
+}
 """Name -> colour on paper; the HTML report replaces each by the CSS variable of that name."""
 
 STYLE: Any = {
@@ -33,94 +41,140 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.spines.left": False,
     "ytick.major.size": 0,
+    "legend.frameon": False,
 }
-WIDTH = 7.0
-"""Inches; 100 px each in the report."""
-ROW_HEIGHT = 0.30
-DPI = 150
+WIDTH = 5.4
+"""Inches of a figure of the report: 389 units of SVG, about one a pixel on a phone."""
+DPI = 200
+SERIES: tuple[tuple[str, Any, str], ...] = (
+    ("accent", "-", "o"),
+    ("second", "--", "s"),
+    ("third", "-.", "^"),
+    ("fourth", (0, (1, 1.2)), "D"),
+    ("ink", (0, (5, 1, 1, 1, 1, 1)), "v"),
+    ("muted", "-", "x"),
+)
+"""Colour, dash and marker of the first, second, ... curve: told apart without colour too."""
+LABEL_CHARACTERS = 64
+"""What fits above a row."""
+LEFT, RIGHT = 0.62, 0.14
+"""Inches beside a panel."""
 
 
-def gain_figure(table: CaseTable) -> Figure | None:
-    """Forest plot: gain and 95 % interval of every configuration over hard labels, or over the worst without them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A figure of the report with what stands above and below it.
 
-    The order is that of the table, best validation score at the top; the filled point is validation's pick.
-    None if no configuration has a gain.
+    Attributes:
+        name: of its files, and of its place in the page.
+        section: title of the part of the report that it belongs to.
     """
-    over_hard = any(row.over_hard is not None for row in table.rows)
-    points: list[tuple[str, Gain, bool]] = []
-    for i, row in enumerate(table.rows):
-        gain = row.over_hard if over_hard else row.over_worst
-        if gain is not None:
-            points.append((row.label, gain, i == table.picked))
-    if not points:
-        return None
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A row of a forest plot: a point with its interval, faint ticks behind, text above and at the right."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    ticks: tuple[float, ...] = ()
+    note: str = ""
+    filled: bool = True
+
+
+def panels(
+    rows: int, columns: int, height: float, *, top: float, foot: float = 0.5, gap: float = 0.9
+) -> tuple[Figure, list[Axes]]:
+    """A grid of panels, row by row; inches: `height` of a panel, `top` above, `foot` below, `gap` between two rows."""
+    total = rows * height + (rows - 1) * gap + top + foot
+    figure = Figure(figsize=(WIDTH, total))
+    between = LEFT - 0.1
+    width = (WIDTH - LEFT - RIGHT - between * (columns - 1)) / columns
+    found = []
+    for row in range(rows):
+        for column in range(columns):
+            left = LEFT + column * (width + between)
+            bottom = total - top - height - row * (height + gap)
+            found.append(figure.add_axes((left / WIDTH, bottom / total, width / WIDTH, height / total)))
+    for axes in found:
+        axes.grid(axis="y", color=COLOURS["rule"], linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=9)
+    return figure, found
+
+
+def forest(bars: Sequence[Bar], label: str, *, zero: bool = True) -> Figure:
+    """Points with intervals, one below the other, the first at the top; `label` names the axis."""
+    lines = max(bar.label.count("\n") for bar in bars) + 1
+    pitch, bottom = 0.36 + 0.17 * lines, 0.52
+    total = pitch * len(bars) + bottom + 0.08
     with rc_context(STYLE):
-        figure, axes = _canvas(len(points))
-        for y, (_, gain, picked) in enumerate(points):
-            _interval(axes, y, gain.low, gain.high)
-            face = COLOURS["accent"] if picked else "none"
-            axes.plot(
-                gain.percent,
-                y,
-                "o",
-                color=COLOURS["accent"],
-                markerfacecolor=face,
-                markersize=7,
-                clip_on=False,
-                zorder=3,
-            )
-            axes.text(1.02, y, f"{signed(gain.percent)} %", transform=axes.get_yaxis_transform(), va="center")
-        labels = [label for label, _, _ in points]
-        baseline = "hard labels" if over_hard else f"the worst configuration ({table.rows[table.worst].label})"
-        _finish(axes, labels, f"gain in test {table.metric} over {baseline}, %")
+        figure = Figure(figsize=(WIDTH, total))
+        axes = figure.add_axes((0.03, bottom / total, 0.94, pitch * len(bars) / total))
+        for y, bar in enumerate(bars):
+            _row(axes, y, bar, lines * 0.17 / pitch)
+        if zero:
+            axes.axvline(0, color=COLOURS["muted"], linewidth=1, zorder=0)
+        axes.set_ylim(len(bars) - 0.28, -0.72)
+        axes.set_yticks([])
+        axes.margins(x=0.04)
+        axes.set_xlabel(label, parse_math=False)
+        axes.grid(axis="x", color=COLOURS["rule"], linewidth=0.6)
+        axes.set_axisbelow(True)
     return figure
 
 
-def effects_figure(effects: Sequence[Effect]) -> Figure | None:
-    """Mean paired difference and 95 % interval of every choice, a faint tick for each pair; None without any.
+def _row(axes: Axes, y: float, bar: Bar, lift: float) -> None:
+    sideways = axes.get_yaxis_transform()
+    head = y - 0.22
+    space = LABEL_CHARACTERS - len(bar.note)
+    *above, last = bar.label.split("\n")
+    text = "\n".join([*map(clip, above), clip(last, space)])
+    paper = {"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
+    common: Any = {"transform": sideways, "va": "bottom", "parse_math": False, "bbox": paper, "zorder": 1.5}
+    axes.text(0, head, text, fontsize=9, linespacing=1.1, **common)
+    if bar.note:
+        axes.text(1, head, bar.note, ha="right", fontsize=8.5, color=COLOURS["muted"], **common)
+    if bar.ticks:
+        axes.plot(bar.ticks, [y] * len(bar.ticks), "|", color=COLOURS["faint"], markersize=11, zorder=1)
+    if bar.low is not None and bar.high is not None:
+        axes.plot([bar.low, bar.high], [y, y], color=COLOURS["accent"], linewidth=2, solid_capstyle="round", zorder=2)
+    face = COLOURS["accent"] if bar.filled else "none"
+    axes.plot(bar.value, y, "o", color=COLOURS["accent"], markerfacecolor=face, markersize=6.5, clip_on=False, zorder=3)
 
-    Effects of one metric only: their unit is the axis.
+
+def clip(text: str, most: int = LABEL_CHARACTERS) -> str:
+    """The text, or its beginning and an ellipsis.
+
+    Example:
+        >>> clip("configuration", 7)
+        'config…'
     """
-    if not effects:
-        return None
-    name, factor = unit(effects[0].metric)
-    with rc_context(STYLE):
-        figure, axes = _canvas(len(effects))
-        for y, effect in enumerate(effects):
-            axes.plot(
-                [d * factor for d in effect.differences],
-                [y] * len(effect.differences),
-                "|",
-                color=COLOURS["faint"],
-                markersize=12,
-                zorder=1,
-            )
-            ends = [None if v is None else v * factor for v in (effect.low, effect.high)]
-            _interval(axes, y, *ends)
-            axes.plot(effect.mean * factor, y, "o", color=COLOURS["accent"], markersize=7, zorder=3)
-            axes.text(1.02, y, signed(effect.mean * factor), transform=axes.get_yaxis_transform(), va="center")
-        labels = [effect_title(effect) for effect in effects]
-        _finish(axes, labels, f"difference in test {effects[0].metric}, {name}; right of 0 the first is better")
-    return figure
+    return text if len(text) <= most else text[: max(most - 1, 1)] + "…"
 
 
-def _canvas(num_rows: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, 0.75 + ROW_HEIGHT * num_rows), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _interval(axes: Axes, y: float, low: float | None, high: float | None) -> None:
-    if low is not None and high is not None:
-        axes.plot([low, high], [y, y], color=COLOURS["accent"], linewidth=2, solid_capstyle="round", zorder=2)
-
-
-def _finish(axes: Axes, labels: Sequence[str], caption: str) -> None:
-    axes.axvline(0, color=COLOURS["muted"], linewidth=1, zorder=0)
-    axes.set_yticks(range(len(labels)), labels, parse_math=False)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlabel(caption, parse_math=False)
-    axes.grid(axis="x", color=COLOURS["rule"], linewidth=0.6)
-    axes.set_axisbelow(True)
+def legend_above(axes: Axes, *, columns: int = 1) -> None:
+    """A legend over the panel, outside it; dollar signs in names are no mathematics."""
+    found = axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=columns,
+        fontsize=8.5,
+        handlelength=2.6,
+        columnspacing=1.2,
+        borderaxespad=0.2,
+        labelspacing=0.25,
+    )
+    for text in found.get_texts():
+        text.set_parse_math(False)
 
 
 def as_svg(figure: Figure) -> bytes:

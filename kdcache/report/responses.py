@@ -83,4 +83,5 @@ def _point(case: Played, x: float, trained: Trained) -> ResponsePoint:
         test=trained.test(),
         test_sd=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         seeds=tuple(trained.runs),
+        tests=tuple(scores),
     )

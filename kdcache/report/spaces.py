@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -56,8 +57,21 @@ def replay_case(case: Case) -> Replayed:
         RunError: a `search.json` that cannot be read.
     """
     searched = _read_search(case)
-    trials = collect(case, searched.space.learning_rates if searched else _rates(case))
-    searched = searched or _infer(trials)
+    if searched is not None:
+        return _replayed(collect(case, searched.space.learning_rates), searched)
+    rates = _rates(case)
+    found = _inferred(case, rates)
+    if found.outcome is None and len(rates) > 1:  # rates that were not tuned cell by cell
+        found = _inferred(case, rates[:1])
+    return found
+
+
+def _inferred(case: Case, rates: Sequence[float]) -> Replayed:
+    trials = collect(case, rates)
+    return _replayed(trials, _infer(trials, rates))
+
+
+def _replayed(trials: Trials, searched: Searched) -> Replayed:
     space = replace(searched.space, hard=False)  # the baseline is no part of what is decided
     found = replay(DESIGNS[searched.design](space), trials.values)
     outcome = found if isinstance(found, Outcome) else None
@@ -108,7 +122,7 @@ def _rates(case: Case) -> tuple[float, ...]:
     return (first, *sorted(rate for rate in counter if rate != first))
 
 
-def _infer(trials: Trials) -> Searched:
+def _infer(trials: Trials, rates: Sequence[float]) -> Searched:
     there = [t.configuration for t in trials.trained if in_grid(t.configuration)]
     full = [c for c in there if c.alpha == 1]
     sides = {
@@ -116,13 +130,12 @@ def _infer(trials: Trials) -> Searched:
         "teacher": {c.teacher for c in full} >= {CHOICES["teacher"].default, CHOICES["teacher"].alternative},
         "tau_s": any(c.tau_s == c.tau_t for c in full) and any(c.tau_s == 1 != c.tau_t for c in full),
     }
-    rates = _rates(trials.case)
     space = Space(
         order=tuple(name for name in CHOICES if sides[name]),
         temperatures=_temperatures(trials) or (1.0,),
         second_stage=False,
         alphas=tuple(sorted({c.alpha for c in there if c.alpha < 1})),
-        learning_rates=rates,
+        learning_rates=tuple(rates),
     )
     stage_1 = tuple(tau for tau in space.temperatures if tau in STAGE_1)
     if len(stage_1) > 1 and len(stage_1) < len(space.temperatures):

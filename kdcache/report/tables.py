@@ -25,6 +25,8 @@ class Table:
     numeric: frozenset[str]
     marks: tuple[tuple[str, ...], ...] = ()
     """Of each row: `PICKED`, `ORACLE`, ... (empty: no marks)."""
+    note: str = ""
+    """What stands under it, e.g. that it goes on in a CSV file."""
 
 
 def case_table(table: CaseTable, *, brief: bool = False) -> Table:

@@ -83,7 +83,7 @@ def collect(case: Case, rates: Sequence[float]) -> Trials:
     """
     names, notes = _teachers(case)
     first = GRID_TEACHERS[0]
-    lone = next(iter(names)) if len(names) == 1 and first not in names else None
+    lone = _lone(case, names)
     own = _own_rate(case.runs, rates)
     members: dict[Trial, list[Run]] = {}
     for run in case.runs:
@@ -143,6 +143,16 @@ def _teachers(case: Case) -> tuple[dict[str, _Teacher], tuple[str, ...]]:
     first = {digests[name]: name for name in reversed(order)}
     named = {n: _Teacher(d, first[d] if d else n) for n, d in digests.items()}
     return named, notes
+
+
+def _lone(case: Case, names: Mapping[str, _Teacher]) -> str | None:
+    """The one teacher that all runs learned from, unless t_hs is a name of it."""
+    used = {
+        name for run in case.runs if run.result.configuration.alpha > 0 for name in run.result.configuration.teachers
+    }
+    lone = next(iter(used)) if len(used) == 1 else None
+    first = names.get(GRID_TEACHERS[0])
+    return None if lone is None or (first and first.digest == names[lone].digest) else lone
 
 
 def _same(trial: Trial, names: Mapping[str, _Teacher]) -> list[str]:

@@ -66,6 +66,22 @@ def overview(study: Study) -> str:
     return f"{count(study.num_runs, 'run')}, {count(rows, 'configuration')}, {cases}, {seeds_text(study.seeds)}."
 
 
+def pair_label(a: str, b: str) -> str:
+    """Two things over all cases.
+
+    Example:
+        >>> pair_label("loss = ce", "loss = mse"), pair_label("hard labels", "stable")
+        ('loss: mse over ce', 'stable over hard labels')
+    """
+    (one, _, default), (two, _, alternative) = a.partition(" = "), b.partition(" = ")
+    return f"{two}: {alternative} over {default}" if one == two and default else f"{b} over {a}"
+
+
+def percent(value: float) -> str:
+    """Per cent without a sign unless it is below 0: `0.30 %`."""
+    return f"{signed(value).removeprefix('+')} %"
+
+
 def seeds_text(seeds: Sequence[int]) -> str:
     """`seed 0`, or `seeds 0, 1, 2`."""
     return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"

@@ -21,10 +21,13 @@ Scores = tuple[float, float]
 """Validation, test."""
 
 
-def run(configuration: Configuration, scores: Scores, *, dataset="d00", student="base", seed=0, rate=None, extra=None):
+def run(
+    configuration: Configuration, scores: Scores, *, dataset="d00", student="base", seed=0, rate=None, metric="accuracy"
+) -> Run:
     """One run; `rate` is the recorded learning rate."""
+    up = METRICS[metric].higher_is_better
     values = {
-        split: {"accuracy": Score(name="accuracy", value=v, higher_is_better=True, signature=SIGNATURE)}
+        split: {metric: Score(name=metric, value=v, higher_is_better=up, signature=SIGNATURE)}
         for split, v in zip(("validation", "test"), scores, strict=True)
     }
     folder = f"{student}/{configuration.label()} {seed} {rate}"
@@ -36,13 +39,13 @@ def run(configuration: Configuration, scores: Scores, *, dataset="d00", student=
         seed=seed,
         configuration=configuration,
         teacher_digest="" if configuration.alpha == 0 else f"digest of {configuration.teacher}",
-        metric="accuracy",
+        metric=metric,
         scores=values,
         test_digest={"validation": "v", "test": f"t-{dataset}"},
         selected={},
         counters={"teacher_forwards": 0},
         seconds={},
-        extra={} if rate is None else {"training": {"learning_rate": rate}, **(extra or {})},
+        extra={} if rate is None else {"training": {"learning_rate": rate}},
     )
     statistics = np.stack([np.full(10, scores[1]), np.ones(10)], axis=1)
     return Run(folder=Path("/nowhere") / dataset / folder, result=result, statistics=statistics)
@@ -51,7 +54,7 @@ def run(configuration: Configuration, scores: Scores, *, dataset="d00", student=
 def case(runs: Sequence[Run]) -> Case:
     """The runs as a case."""
     first = runs[0].result
-    return Case(dataset=first.dataset, student=first.student, metric=METRICS["accuracy"], runs=tuple(runs))
+    return Case(dataset=first.dataset, student=first.student, metric=METRICS[first.metric], runs=tuple(runs))
 
 
 def configurations(taus: Sequence[float], alphas: Sequence[float]) -> list[Configuration]:

@@ -13,7 +13,7 @@ from kdcache.report.regret import regret_rows
 from kdcache.report.responses import responses
 from kdcache.report.rewards import rewards, signs, stable_cell, votes
 from kdcache.report.stable import answer, cell_label, stable_results
-from tests.report.synthetic import additive, full_case, thirty_nine
+from tests.report.synthetic import additive, case, full_case, run, thirty_nine
 
 
 def published_signs(i: int) -> tuple[float, float, float]:
@@ -171,6 +171,21 @@ def test_response_curves_rise_in_tau_and_alpha(played):
     assert [(p.x, p.test) for p in curve.points] == [(1.0, 0.75), (4.0, 0.8)]
     assert [p.x for p in curves["d00, base", "alpha", "ce t_hs tau 4/4"].points] == [0.5, 1.0]
     assert curve.hard == 0.7
+
+
+def test_where_lower_is_better_gains_votes_and_regrets_turn_round():
+    scores = {"ce": (0.5, 0.4), "mse": (0.4, 0.5)}  # validation prefers MSE, the test cross-entropy
+    runs = [
+        run(Configuration(teacher="t_hs", tau_t=4.0, loss=loss), pair, metric="nll") for loss, pair in scores.items()
+    ]
+    found = play(case(runs))
+    assert found.picked("validation").label.startswith("mse")
+    assert found.picked("test").label.startswith("ce")
+    (reward,) = rewards([found])
+    assert (reward.tuned.plus, reward.tuned.minus) == (1, 0)
+    assert figure2([found], no_null)[0].gains == pytest.approx([-25.0])
+    assert found.regret(0.5) == pytest.approx(25.0)
+    assert share([found], answer([found], [found]), "per case", "test") == 0.0
 
 
 def test_votes_within_a_rounding_error_are_ties():

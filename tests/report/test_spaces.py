@@ -131,6 +131,27 @@ def test_learning_rates_are_tuned_after_the_temperature():
     assert "2 learning rates" in described(found.searched)
 
 
+def test_rates_that_were_not_tuned_cell_by_cell_leave_the_most_frequent_one():
+    runs = [
+        run(replace(CE, tau_t=tau, loss=loss), (0.8, 0.5), rate=1e-4) for tau in (1.0, 4.0) for loss in ("ce", "mse")
+    ]
+    runs.append(run(replace(CE, tau_t=1.0, alpha=0.5), (0.9, 0.6), rate=3e-4))
+    runs.append(run(replace(CE, tau_t=1.0, alpha=0.5), (0.7, 0.6), rate=1e-4))
+    found = replay_case(case(runs))
+    assert found.searched.space.learning_rates == (1e-4,)
+    assert isinstance(found.outcome, Outcome)
+
+
+def test_a_teacher_that_runs_only_recorded_is_not_missed():
+    recorded = {"teachers": {"t_hs": {"digest": "one"}, "t_ll": {"digest": "digest of t_ll"}}}
+    lone = replace(CE, teacher="t_ll")
+    runs = [run(lone, (0.8, 0.8)), run(replace(lone, loss="mse"), (0.9, 0.9)), run(HARD, (0.7, 0.7))]
+    runs = [replace(r, result=replace(r.result, extra=recorded)) for r in runs]
+    played = [play(case(runs))]
+    assert [c.label for c in played[0].candidates] == ["ce t_ll tau 4/4", "mse t_ll tau 1/1"]
+    assert missing(played, answer(played, played)) == ()
+
+
 def test_the_rate_of_most_runs_is_the_trainings_own():
     runs = [run(replace(CE, tau_t=tau), (0.8, 0.5), rate=1e-4) for tau in (1.0, 4.0)]
     runs += [run(CE, (0.8, 0.5), rate=2e-4), run(CE, (0.9, 0.6), rate=3e-4)]
