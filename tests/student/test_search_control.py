@@ -19,6 +19,7 @@ from kdcache.student.plan import StudentConfig
 from kdcache.student.search.control import STABLE, Batches, Found, whole
 from kdcache.student.search.drive import Driver, Event, value
 from kdcache.student.search.executors import Done
+from kdcache.student.search.run import reachable
 from kdcache.student.search.settings import SearchConfig, Unit
 
 SMALL = SearchConfig(temperatures=(1.0, 4.0), second_stage=False, alphas=(0.5,))
@@ -182,3 +183,11 @@ def test_a_score_that_is_better_when_lower_counts_negative_and_nan_is_refused() 
     assert value(result(config, 2.0, higher=False)) == -2.0
     with pytest.raises(TrainingError, match=r"the validation f1 of ce t_hs tau 1/1 is nan"):
         value(result(config, float("nan")))
+
+
+def test_the_cells_that_may_be_reached_are_those_of_the_choices_and_of_what_completes() -> None:
+    assert reachable(replace(SMALL, order=("teacher",))) == (Configuration(), Configuration(teacher="t_ll"))
+    assert len(reachable(SMALL)) == 8
+    assert len(reachable(replace(SMALL, order=(), design="factorial"))) == 8
+    some = reachable(replace(SMALL, order=(), complete=("lazy", "stable")))
+    assert set(some) == {*LAZY, STABLE}

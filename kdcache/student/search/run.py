@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdcache.core.config import plain
 from kdcache.core.configuration import Configuration
-from kdcache.core.design import Space, grid
+from kdcache.core.design import HARD, LAZY, Space, flip, grid
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.results import write_json
 from kdcache.student.plan import StudentConfig, plan
 from kdcache.student.search.board import Board, Say
-from kdcache.student.search.control import Found, whole
+from kdcache.student.search.control import STABLE, Found, whole
 from kdcache.student.search.drive import Driver
 from kdcache.student.search.executors import Executor, Here, Workers, check
 from kdcache.student.search.settings import SearchConfig, Unit, students
@@ -105,9 +105,8 @@ def _refuse_early(request: Request, names: Sequence[str], space: Space, shared: 
     """
     refused: dict[str, str] = {}
     taus = (space.temperatures[0], space.temperatures[-1])
-    cells = [Configuration(teacher=None, alpha=0.0)] if space.hard else []
-    cells += [_at(cell, tau) for cell in grid() for tau in taus]
-    for cell in dict.fromkeys(cells):
+    hard = [HARD] if space.hard else []
+    for cell in [*hard, *(replace(cell, tau_t=tau) for cell in reachable(request.config) for tau in taus)]:
         try:
             plan(request.file, Unit.of(names[0], cell).config(request.base), shared=shared)
         except IncompatibleTargets as error:
@@ -119,8 +118,18 @@ def _refuse_early(request: Request, names: Sequence[str], space: Space, shared: 
         )
 
 
-def _at(cell: Configuration, tau: float) -> Configuration:
-    return Configuration(loss=cell.loss, teacher=cell.teacher, tau_s=cell.tau_s, tau_t=tau)
+def reachable(config: SearchConfig) -> tuple[Configuration, ...]:
+    """Cells that a search may train: both sides of the choices in `order`, and what completes it."""
+    cells = {Configuration(): None}
+    for choice in config.order:
+        cells.update({flip(cell, choice): None for cell in tuple(cells)})
+    if config.design == "factorial" or "random" in config.complete:
+        cells.update(dict.fromkeys(grid()))
+    if "lazy" in config.complete:
+        cells.update(dict.fromkeys(LAZY))
+    if "stable" in config.complete:
+        cells[STABLE] = None
+    return tuple(cells)
 
 
 def _record(request: Request, names: Sequence[str], space: Space) -> dict[str, object]:
