@@ -157,3 +157,17 @@ def test_an_earlier_training_s_weights_are_freed_before_the_next_one(small: Path
     models = [o for o in gc.get_objects() if isinstance(o, torch.nn.Module) and type(o).__name__ == "BertModel"]
     # the last training's trained and selected model may still wait for the collector; those of 8 trials may not
     assert len(models) <= 2
+
+
+def test_cells_that_a_sparse_cache_refuses_are_all_named_and_nothing_trains(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, selected = small.parent / "sparse", small.parent / "out/teacher/selected"
+    teachers = [f"--teacher={role}={selected / role}" for role in ("t_hs", "t_ll")]
+    call("dump-teacher", str(small), "--device", "cpu", "--out", str(out), "--set", "dump.top_k=1", *teachers)
+    said = refused(capsys, "search", small, "--device", "cpu", "--out", out, code=5)
+    assert "mse t_hs tau 4/1" in said
+    assert "mse t_ll tau 1/1" in said
+    assert "store: hidden" in said
+    assert not (out / "students").exists()
+    call("search", str(small), "--out", str(out), "--dry-run", "--set", "search.order=[teacher]")
