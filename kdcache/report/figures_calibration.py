@@ -57,9 +57,7 @@ def _bars(axes: Axes, rows: Sequence[tuple[str, str, list[Calibration]]], name: 
         if name == "nll":
             number = f" ({len(own)} cases)" if len(own) > 1 else ""
             head = clip(f"{kind}: {label}{number}")
-            axes.text(
-                0, y - 0.2, head, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9, parse_math=False
-            )
+            axes.text(0, y - 0.2, head, transform=axes.get_yaxis_transform(), va="bottom", fontsize=9, parse_math=False)
     axes.set_ylim(len(rows) - 0.6, -0.75)
     axes.set_yticks([])
     axes.set_xlim(left=0)
@@ -124,5 +122,3 @@ def nll_gain_figure(found: NllGain | None) -> Figure | None:
         axes.set_ylabel("gain over hard labels, %")
         legend_above(axes, columns=2)
     return figure
-
-

@@ -106,7 +106,14 @@ def _curve(axes: Axes, curve: Deciles, index: int, label: str) -> None:
         axes.plot(places, gains, marker, color=COLOURS[colour], markersize=5.5, label=label, clip_on=False)
         return
     axes.plot(
-        DECILES, curve.values, color=COLOURS[colour], linestyle=dash, marker=marker, markersize=4, linewidth=1.8, label=label
+        DECILES,
+        curve.values,
+        color=COLOURS[colour],
+        linestyle=dash,
+        marker=marker,
+        markersize=4,
+        linewidth=1.8,
+        label=label,
     )
 
 

@@ -42,7 +42,12 @@ def case_figure(responses: Sequence[Response]) -> Figure | None:
             for point in response.points:
                 if len(point.tests) > 1:
                     axes.plot(
-                        [point.x] * len(point.tests), point.tests, marker, color=COLOURS[colour], markersize=2.6, alpha=0.6
+                        [point.x] * len(point.tests),
+                        point.tests,
+                        marker,
+                        color=COLOURS[colour],
+                        markersize=2.6,
+                        alpha=0.6,
                     )
         if hard is not None:
             axes.axhline(hard, color=COLOURS["muted"], linewidth=1.2, linestyle=(0, (1, 2)), label="hard labels")
@@ -87,7 +92,9 @@ def _relative(axes: Axes, responses: Sequence[Response]) -> None:
         for x, value in zip(xs, relative, strict=True):
             means.setdefault(x, []).append(float(value))
     full = sorted(x for x, values in means.items() if len(values) == max(map(len, means.values())))
-    axes.plot(full, [np.mean(means[x]) for x in full], "-o", color=COLOURS["accent"], markersize=4, linewidth=2, zorder=2)
+    axes.plot(
+        full, [np.mean(means[x]) for x in full], "-o", color=COLOURS["accent"], markersize=4, linewidth=2, zorder=2
+    )
 
 
 def _scale(axes: Axes, responses: Sequence[Response]) -> None:

@@ -196,7 +196,9 @@ def _calibration(study: Study) -> Iterator[Drawn]:
         rho, p = found.nll_gain.rho, found.nll_gain.p
         rank = "" if rho is None or p is None else f" Spearman's rank correlation {rho:.2f} (p = {p:.2g})."
         points = [q.case for q in found.nll_gain.points]
-        caption = f"Points: a teacher and its best student by validation; lines join one case.{rank} {facts(study, points)}"
+        caption = (
+            f"Points: a teacher and its best student by validation; lines join one case.{rank} {facts(study, points)}"
+        )
         title = "Does a teacher's NLL predict its student's gain?"
         yield from _drawn("nll-gain", CALIBRATION, title, caption, nll_gain_figure(found.nll_gain))
 

@@ -42,10 +42,7 @@ def folded(summary: str, body: Iterable[str]) -> str:
 def figure(drawn: Drawn, svg: bytes) -> str:
     """A figure with its title above and its caption below."""
     inline = inline_svg(svg.decode(), prefix=drawn.name, description=f"{drawn.title}. {drawn.caption}")
-    return (
-        f"<figure><h4>{escape(drawn.title)}</h4>{inline}"
-        f"<figcaption>{escape(drawn.caption)}</figcaption></figure>"
-    )
+    return f"<figure><h4>{escape(drawn.title)}</h4>{inline}<figcaption>{escape(drawn.caption)}</figcaption></figure>"
 
 
 def inline_svg(svg: str, *, prefix: str, description: str) -> str:

@@ -71,7 +71,9 @@ def _recommendation(found: Findings) -> list[str]:
         else "no choice has both sides trained in every search"
     )
     if row is None:
-        how = f"; train what is missing with kdcache search CONFIG --complete {found.complete}" if found.complete else ""
+        how = (
+            f"; train what is missing with kdcache search CONFIG --complete {found.complete}" if found.complete else ""
+        )
         return [
             f"Which configuration is safe cannot be said: {lacking}, and no other one was trained in all {total}{how}."
         ]
@@ -94,7 +96,9 @@ def _use(stable: Stable, out: Stable | None, found: Findings) -> list[str]:
     else:
         same = tested.cells.get(stable.label, 0)
         trust = "Each case was judged by what the other datasets chose"
-        trust += ", the same configuration every time" if same == total else f", in {same} of {total} cases the same one"
+        trust += (
+            ", the same configuration every time" if same == total else f", in {same} of {total} cases the same one"
+        )
     said = [
         f"{what}: {cost}, over {total} cases. {trust}. "
         f"It is at least as good as a search's own pick in {100 * stable.share:.0f} % of the cases."
@@ -126,7 +130,9 @@ def _doubts(stable: Stable, found: Findings) -> list[str]:
     tests = [(reward.tuned.p, reward.choice) for reward in found.rewards if reward.choice != "alpha"]
     known = [(p, choice) for p, choice in tests if p is not None]
     if known and min(known)[0] > P:
-        said.append(f"The votes that chose it are no further from a coin's than {p_text(min(known)[0])} ({min(known)[1]}).")
+        said.append(
+            f"The votes that chose it are no further from a coin's than {p_text(min(known)[0])} ({min(known)[1]})."
+        )
     label = f"{stable.label}, tau tuned"
     total = len(found.cases)
     rows = [r for r in found.regret if r.kind == "tuned" and r.label == label and r.cases == total]

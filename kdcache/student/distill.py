@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from kdcache.core.results import RunResult, write_json, write_run
 from kdcache.core.types import Evaluation
 from kdcache.losses.objective import Objective
 from kdcache.student import skip_layers
+from kdcache.student.agreement import agreement
 from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps, match
 from kdcache.student.plan import Plan, StudentConfig, finished, plan
 from kdcache.student.shared import Shared
 from kdcache.tasks import make
+from kdcache.tasks.base import Reading
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import CachedSteps
 from kdcache.training.engine import Engine, World, barrier, start
@@ -166,7 +168,7 @@ def _train(
         log.write("evaluation", step=point.step, epoch=point.epoch, **scores)
         if not best or _improves(validation, best[0]):
             best = (validation,)
-            selected = {"step": point.step, "epoch": round(point.epoch, 4)}
+            selected = {"step": point.step, "epoch": round(point.epoch, 4), **_fidelity(planned, data, readings)}
             state = engine.state_dict()
             if world.rank == 0:
                 checkpoint.save(planned.folder / "selected", model=engine.module, state=state, tokenizer=tokenizer)
@@ -176,6 +178,15 @@ def _train(
     if others is not None:
         counters["rows_dropped"] = others.num_dropped
     return best, selected, counters
+
+
+def _fidelity(planned: Plan, data: Prepared, readings: Sequence[Reading]) -> dict[str, float]:
+    """Agreement with the teacher on validation, where it has one teacher whose rows can be set beside."""
+    names = planned.configuration.teachers
+    if len(names) != 1:
+        return {}
+    share = agreement(planned.cache, names[0], data.items["validation"], readings)
+    return {} if share is None else {"agreement": share}
 
 
 def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int) -> Steps:
@@ -233,6 +244,7 @@ def _result(
     teachers = {
         name: {**identity.score, "digest": identity.weight_digest} for name, identity in planned.cache.teachers.items()
     }
+    fidelity = {"agreement": selected["agreement"]} if "agreement" in selected else {}
     return RunResult(
         key=planned.key,
         dataset=file.dataset.name,
@@ -246,10 +258,15 @@ def _result(
         metric=evaluations[0].primary.name,
         scores={e.split: e.scores for e in evaluations},
         test_digest={e.split: evaluate.digest(e) for e in evaluations},
-        selected=selected,
+        selected={name: value for name, value in selected.items() if name != "agreement"},
         counters=counters,
         seconds=seconds,
-        extra={"teachers": teachers, "training": plain(config.training), "torch": torch.__version__},
+        extra={
+            "teachers": teachers,
+            "fidelity": fidelity,
+            "training": plain(config.training),
+            "torch": torch.__version__,
+        },
     )
 
 
