@@ -27,11 +27,12 @@ FILE = Path("configs/runs/mini_study.yaml")
 BLOCKS = ("models", "dataset", "teacher", "dump", "student", "search")
 
 
-def run_files(file: Path) -> dict[str, Path]:
+def run_files(file: Path, out: Path | None = None) -> dict[str, Path]:
     """Write the run file of each dataset; paths in them are absolute, so that they may lie anywhere.
 
     Args:
         file: the study's YAML.
+        out: instead of the file's.
 
     Returns:
         Dataset -> its run file.
@@ -39,7 +40,7 @@ def run_files(file: Path) -> dict[str, Path]:
     tree = read_yaml(file)
     written = {}
     for name, own in tree["datasets"].items():
-        folder = Path(tree["out"]) / name
+        folder = (out or Path(tree["out"])) / name
         blocks = {block: merged(tree.get(block), own.get(block)) for block in BLOCKS if block in tree or block in own}
         for block in ("models", "dataset"):
             blocks[block] = absolute(blocks[block], file.parent)
