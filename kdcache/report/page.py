@@ -18,11 +18,13 @@ from kdcache.report.tables import case_table, effects_table, others_table, teach
 from kdcache.report.tables_across import (
     calibration_table,
     cases_table,
+    deciles_table,
     excluded_table,
     fidelity_table,
     missing_table,
     paired_table,
     published_table,
+    regret_table,
     two_runs_table,
 )
 from kdcache.report.tables_across import tables as tables_across
@@ -126,7 +128,8 @@ def _tables(study: Study) -> list[str]:
     parts = [table(cases_table(found.cases))] if several else []
     if several and len(study.cases) > FEW:
         parts = [folded(f"Cases ({len(study.cases)})", parts)]
-    parts += [table(one) for one in tables_across(found)] if several or found.rewards else []
+    over = tables_across(found) if several else (deciles_table(found.figure1), regret_table(found))
+    parts += [table(one) for one in over]
     own = [c for c in found.paired if c.holm_p is not None]
     parts.append(_long(table(paired_table(found.paired)), "Declared comparisons within cases", len(own)))
     parts += [

@@ -57,7 +57,7 @@ SERIES: tuple[tuple[str, Any, str], ...] = (
 """Colour, dash and marker of the first, second, ... curve: told apart without colour too."""
 LABEL_CHARACTERS = 64
 """What fits above a row."""
-LEFT, RIGHT = 0.62, 0.14
+LEFT, RIGHT = 0.72, 0.14
 """Inches beside a panel."""
 
 

@@ -42,6 +42,8 @@ SHORT = {
     "95 % interval": "95 %\ninterval",
 }
 """Column heads and marks that are long on a terminal."""
+LEAST = {"verdict": 30, "95 % interval": 16, "comparison": 24}
+"""Columns that a narrow terminal must not squeeze further."""
 LEGEND = "picked: best validation score. oracle: best test score, which nobody can choose by. [ ]: 95 % interval."
 REGRET_ROWS = 8
 LISTED = 6
@@ -133,7 +135,7 @@ def _draw(console: Console, table: Table) -> None:
     grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in table.columns:
         head = Text(SHORT.get(name, name))
-        grid.add_column(head, justify="right" if name in table.numeric else "left", overflow="fold", vertical="top")
+        grid.add_column(head, justify="right" if name in table.numeric else "left", overflow="fold", vertical="top", min_width=LEAST.get(name))
     if table.marks:
         grid.add_column("")
     for i, row in enumerate(table.rows):
