@@ -43,7 +43,7 @@ MEASURE = """(() => {
     }
     return {title: f.querySelector('h4').textContent, left: box.left, right: box.right, width: box.width,
       height: box.height, marks: svg.querySelectorAll('path, use').length, clashes, out,
-      text: Math.min(...texts.map(t => t[2])), caption: f.querySelector('figcaption').textContent.length};
+      text: Math.min(...texts.map(t => t[2])), caption: f.querySelector('figcaption').getBoundingClientRect().width};
   });
   return {figures, width: document.documentElement.scrollWidth, height: document.documentElement.scrollHeight};
 })()"""
@@ -93,8 +93,8 @@ def _figures(figures: list[dict[str, Any]], width: int) -> list[str]:
             wrong.append(f"{name}: {figure['width']:.0f} x {figure['height']:.0f} pixels, {figure['marks']} marks")
         if figure["left"] < 0 or figure["right"] > width:
             wrong.append(f"{name}: reaches from {figure['left']:.0f} to {figure['right']:.0f} pixels")
-        if not figure["caption"]:
-            wrong.append(f"{name}: no caption")
+        if figure["caption"] < LEAST_FIGURE:
+            wrong.append(f"{name}: a caption {figure['caption']:.0f} pixels wide")
         if figure["text"] < LEAST_TEXT:
             wrong.append(f"{name}: text of {figure['text']:.1f} pixels")
         wrong += [f"{name}: text over text: {clash}" for clash in figure["clashes"]]

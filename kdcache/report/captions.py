@@ -56,8 +56,8 @@ def null_text(findings: Findings, curves: Sequence[Deciles]) -> str:
     if not bands:
         return f"No band of seed noise: noise between seeds is {findings.noise}."
     return (
-        f"Grey: 95 % of {bands[0].simulations:,} simulated studies with seed noise alone and no true difference (dashes: "
-        f"their median); noise from {bands[0].source}."
+        f"Grey: 95 % of {bands[0].simulations:,} simulated studies with seed noise alone and no true difference "
+        f"(dashes: their median); noise from {bands[0].source}."
     )
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdcache.report.answers import Deciles, Figure3
-from kdcache.report.plots import COLOURS, SERIES, STYLE, legend_above, panels
+from kdcache.report.plots import COLOURS, SERIES, STYLE, legend_above, legend_height, panels
 
 FEW_CASES = 10
 """So many are drawn as points."""
@@ -77,7 +77,7 @@ def figure3(found: Figure3) -> Figure | None:
     if not curves:
         return None
     with rc_context(STYLE):
-        figure, (axes,) = panels(1, 1, 2.4, top=0.2 + 0.19 * len(curves))
+        figure, (axes,) = panels(1, 1, 2.4, top=legend_height(len(curves)))
         _band(axes, curves[0][1])
         for i, curve in curves:
             _curve(axes, curve, i, curve.name + _share_text(found, i))
@@ -107,7 +107,14 @@ def _curve(axes: Axes, curve: Deciles, index: int, label: str) -> None:
         axes.plot(places, gains, marker, color=COLOURS[colour], markersize=5.5, label=label, clip_on=False)
         return
     axes.plot(
-        DECILES, curve.values, color=COLOURS[colour], linestyle=dash, marker=marker, markersize=4, linewidth=1.8, label=label
+        DECILES,
+        curve.values,
+        color=COLOURS[colour],
+        linestyle=dash,
+        marker=marker,
+        markersize=4,
+        linewidth=1.8,
+        label=label,
     )
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from kdcache.report.evidence import Response
-from kdcache.report.plots import COLOURS, SERIES, STYLE, clip, legend_above, panels
+from kdcache.report.plots import COLOURS, SERIES, STYLE, clip, legend_above, legend_height, panels
 
 OVER = {"tau_t": "temperature tau_t (log scale)", "alpha": "alpha"}
 PANELS = 6
@@ -26,7 +26,7 @@ def case_figure(responses: Sequence[Response]) -> Figure | None:
     with rc_context(STYLE):
         hard = own[0].hard
         lines = len(own) + (hard is not None)
-        figure, (axes,) = panels(1, 1, 2.2, top=0.2 + 0.19 * lines)
+        figure, (axes,) = panels(1, 1, 2.2, top=legend_height(lines))
         for response, (colour, dash, marker) in zip(own, SERIES, strict=False):
             xs = [point.x for point in response.points]
             axes.plot(
@@ -42,7 +42,12 @@ def case_figure(responses: Sequence[Response]) -> Figure | None:
             for point in response.points:
                 if len(point.tests) > 1:
                     axes.plot(
-                        [point.x] * len(point.tests), point.tests, marker, color=COLOURS[colour], markersize=2.6, alpha=0.6
+                        [point.x] * len(point.tests),
+                        point.tests,
+                        marker,
+                        color=COLOURS[colour],
+                        markersize=2.6,
+                        alpha=0.6,
                     )
         if hard is not None:
             axes.axhline(hard, color=COLOURS["muted"], linewidth=1.2, linestyle=(0, (1, 2)), label="hard labels")
@@ -87,7 +92,9 @@ def _relative(axes: Axes, responses: Sequence[Response]) -> None:
         for x, value in zip(xs, relative, strict=True):
             means.setdefault(x, []).append(float(value))
     full = sorted(x for x, values in means.items() if len(values) == max(map(len, means.values())))
-    axes.plot(full, [np.mean(means[x]) for x in full], "-o", color=COLOURS["accent"], markersize=4, linewidth=2, zorder=2)
+    axes.plot(
+        full, [np.mean(means[x]) for x in full], "-o", color=COLOURS["accent"], markersize=4, linewidth=2, zorder=2
+    )
 
 
 def _scale(axes: Axes, responses: Sequence[Response]) -> None:

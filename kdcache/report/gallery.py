@@ -14,8 +14,8 @@ from kdcache.report.figures_cases import effects_figure, gain_figure
 from kdcache.report.figures_deciles import figure1, figure2, figure3
 from kdcache.report.figures_forest import ROWS, across_figure, declared, factorial_figure, paired_figure
 from kdcache.report.figures_regret import FEW_CASES, regret_figure, shown
-from kdcache.report.figures_response import all_cases_figure, case_figure
-from kdcache.report.plots import Drawn
+from kdcache.report.figures_response import PANELS, all_cases_figure, case_figure
+from kdcache.report.plots import SERIES, Drawn
 from kdcache.report.study import Study
 from kdcache.report.words import count
 
@@ -165,7 +165,8 @@ def _responses(study: Study) -> Iterator[Drawn]:
         if len(study.cases) > FEW:
             caption = (
                 "Test score of each case in per cent over the mean of its own curve (thin), and the mean over the cases "
-                f"that have every value (bold). {facts(study, [r.case for r in own])}"
+                f"that have every value (bold). {_first(PANELS, len({r.label for r in own}))}"
+                f"{facts(study, [r.case for r in own])}"
             )
             yield from _drawn(name, RESPONSE, f"Response to {name}", caption, all_cases_figure(own))
             continue
@@ -176,15 +177,22 @@ def _responses(study: Study) -> Iterator[Drawn]:
 
 def _response(study: Study, own: Sequence[Response], name: str, title: str) -> Iterator[Drawn]:
     if own:
-        caption = f"Mean test score over seeds; small points: the seeds. {facts(study, [own[0].case])}"
+        caption = (
+            f"Mean test score over seeds; small points: the seeds. {_first(len(SERIES), len(own))}"
+            f"{facts(study, [own[0].case])}"
+        )
         yield from _drawn(name, RESPONSE, title, caption, case_figure(own))
+
+
+def _first(drawn: int, there: int) -> str:
+    return f"{drawn} of {there} curves; all are in response.csv. " if there > drawn else ""
 
 
 def _calibration(study: Study) -> Iterator[Drawn]:
     found = study.findings
     caption = (
         "Negative log-likelihood and expected calibration error (15 bins): teachers on validation, students on the test "
-        f"(mean over seeds). Bars: mean over cases; points: cases. {facts(study)}"
+        f"(mean over seeds). Bars: mean over cases; points: cases. Those known in the most cases; all are in calibration.csv. {facts(study)}"
     )
     title = "Calibration of teachers and students"
     yield from _drawn("calibration", CALIBRATION, title, caption, calibration_figure(found.calibration))
@@ -196,7 +204,9 @@ def _calibration(study: Study) -> Iterator[Drawn]:
         rho, p = found.nll_gain.rho, found.nll_gain.p
         rank = "" if rho is None or p is None else f" Spearman's rank correlation {rho:.2f} (p = {p:.2g})."
         points = [q.case for q in found.nll_gain.points]
-        caption = f"Points: a teacher and its best student by validation; lines join one case.{rank} {facts(study, points)}"
+        caption = (
+            f"Points: a teacher and its best student by validation; lines join one case.{rank} {facts(study, points)}"
+        )
         title = "Does a teacher's NLL predict its student's gain?"
         yield from _drawn("nll-gain", CALIBRATION, title, caption, nll_gain_figure(found.nll_gain))
 

@@ -22,8 +22,9 @@ def document(title: str, css: str, body: Iterable[str]) -> str:
 
 
 def prose(sentence: str) -> str:
-    """A sentence escaped, its flags as code that does not break over lines."""
-    return re.sub(r"(?<=[ (])--[\w-]+( \d+)?", r"<code>\g<0></code>", escape(sentence))
+    """A sentence escaped, its flags as code; flags and numbers with their unit do not break over lines."""
+    text = re.sub(r"(?<=[ (])--[\w-]+( \d+)?", r"<code>\g<0></code>", escape(sentence))
+    return re.sub(r"(?<=\d) %|(?<=\bp) (?=[=&])|(?<=[=;]) (?=[\d+-])", "&nbsp;", text)
 
 
 def listed(sentences: Iterable[str], *, ordered: bool = False) -> str:
@@ -42,10 +43,7 @@ def folded(summary: str, body: Iterable[str]) -> str:
 def figure(drawn: Drawn, svg: bytes) -> str:
     """A figure with its title above and its caption below."""
     inline = inline_svg(svg.decode(), prefix=drawn.name, description=f"{drawn.title}. {drawn.caption}")
-    return (
-        f"<figure><h4>{escape(drawn.title)}</h4>{inline}"
-        f"<figcaption>{escape(drawn.caption)}</figcaption></figure>"
-    )
+    return f"<figure><h4>{escape(drawn.title)}</h4>{inline}<figcaption>{escape(drawn.caption)}</figcaption></figure>"
 
 
 def inline_svg(svg: str, *, prefix: str, description: str) -> str:

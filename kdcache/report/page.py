@@ -109,7 +109,6 @@ def _two_runs(two: TwoRuns, gallery: Sequence[Drawn], vectors: Mapping[str, byte
         f'<p class="said">{prose(two.sentence)}</p>',
         table(two_runs_table(two), heading=False),
         _shown(own, vectors),
-        listed(two.limits),
     ]
 
 

@@ -71,7 +71,9 @@ def _recommendation(found: Findings) -> list[str]:
         else "no choice has both sides trained in every search"
     )
     if row is None:
-        how = f"; train what is missing with kdcache search CONFIG --complete {found.complete}" if found.complete else ""
+        how = (
+            f"; train what is missing with kdcache search CONFIG --complete {found.complete}" if found.complete else ""
+        )
         return [
             f"Which configuration is safe cannot be said: {lacking}, and no other one was trained in all {total}{how}."
         ]
@@ -94,16 +96,22 @@ def _use(stable: Stable, out: Stable | None, found: Findings) -> list[str]:
     else:
         same = tested.cells.get(stable.label, 0)
         trust = "Each case was judged by what the other datasets chose"
-        trust += ", the same configuration every time" if same == total else f", in {same} of {total} cases the same one"
+        trust += (
+            ", the same configuration every time"
+            if same == total
+            else f", in {same} of {total} cases the same one (regret where all cases choose it: {percent(stable.regret_mean)})"
+        )
     said = [
         f"{what}: {cost}, over {total} cases. {trust}. "
         f"It is at least as good as a search's own pick in {100 * stable.share:.0f} % of the cases."
     ]
-    fixed = next((s for s in found.stable if s.tau == "global" and s.temperature is not None), None)
-    if fixed is not None and fixed.cases == total:
+    one = {s.rule: s for s in found.stable if s.tau == "global" and s.cases == total}
+    temperature = one["in sample"].temperature if "in sample" in one else None
+    fixed = one.get(told.rule)
+    if fixed is not None and temperature is not None:
         said.append(
-            f"With one temperature for all, tau_t = {fixed.temperature:g}, its regret is {percent(fixed.regret_mean)} on "
-            f"average, {percent(fixed.regret_worst)} at worst ({fixed.worst_case})."
+            f"With one temperature for all (tau_t = {temperature:g}), judged in the same way, regret is "
+            f"{percent(fixed.regret_mean)} on average, {percent(fixed.regret_worst)} at worst ({fixed.worst_case})."
         )
     return said
 
@@ -126,7 +134,9 @@ def _doubts(stable: Stable, found: Findings) -> list[str]:
     tests = [(reward.tuned.p, reward.choice) for reward in found.rewards if reward.choice != "alpha"]
     known = [(p, choice) for p, choice in tests if p is not None]
     if known and min(known)[0] > P:
-        said.append(f"The votes that chose it are no further from a coin's than {p_text(min(known)[0])} ({min(known)[1]}).")
+        said.append(
+            f"The votes that chose it are no further from a coin's than {p_text(min(known)[0])} ({min(known)[1]})."
+        )
     label = f"{stable.label}, tau tuned"
     total = len(found.cases)
     rows = [r for r in found.regret if r.kind == "tuned" and r.label == label and r.cases == total]

@@ -115,7 +115,9 @@ def rewards_table(rewards: Sequence[Reward]) -> Table | None:
         }
         for r in rewards
     ]
-    return _table("Rewards: cases in which the alternative won on validation", rows, {"choice", "default", "alternative"})
+    return _table(
+        "Rewards: cases in which the alternative won on validation", rows, {"choice", "default", "alternative"}
+    )
 
 
 def stable_table(found: Sequence[Stable]) -> Table | None:
@@ -149,7 +151,9 @@ def regret_table(found: Findings, *, most: int = REGRET_ROWS) -> Table | None:
         for row in found.regret
     ]
     note = f"{len(rows) - most:,} more rows are in regret.csv." if len(rows) > most else ""
-    return _table("Regret: per cent of the test score under the best by test", rows[:most], {"always take", "worst case"}, note)
+    return _table(
+        "Regret: per cent of the test score under the best by test", rows[:most], {"always take", "worst case"}, note
+    )
 
 
 def paired_table(paired: Sequence[PairedComparison], *, most: int = PAIRED_ROWS) -> Table | None:

@@ -135,7 +135,13 @@ def _draw(console: Console, table: Table) -> None:
     grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in table.columns:
         head = Text(SHORT.get(name, name))
-        grid.add_column(head, justify="right" if name in table.numeric else "left", overflow="fold", vertical="top", min_width=LEAST.get(name))
+        grid.add_column(
+            head,
+            justify="right" if name in table.numeric else "left",
+            overflow="fold",
+            vertical="top",
+            min_width=LEAST.get(name),
+        )
     if table.marks:
         grid.add_column("")
     for i, row in enumerate(table.rows):
