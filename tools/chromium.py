@@ -115,7 +115,7 @@ class Browser:
         return message
 
     def open(self, page: Path, *, width: int, height: int = 900, media: Sequence[tuple[str, str]] = ()) -> None:
-        """Load a file at a width in pixels and wait until it has loaded; `media`: features, e.g. prefers-color-scheme."""
+        """Load a file at a width in pixels and wait until it has loaded; `media`: names and values of features."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.ask("Emulation.setEmulatedMedia", features=[{"name": n, "value": v} for n, v in media])
         self.ask("Page.navigate", url=page.resolve().as_uri())

@@ -1,4 +1,4 @@
-"""Responses to temperature and to alpha: case by case with a point for each seed, or all cases relative to their mean."""
+"""Responses to temperature and to alpha: a case with a point for each seed, or all cases over their mean."""
 
 from __future__ import annotations
 

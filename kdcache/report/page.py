@@ -1,4 +1,4 @@
-"""The HTML report: summary in words, findings with figures, two runs, the paper, tables, remarks, how it was computed."""
+"""The HTML report: summary in words, findings with figures, two runs, the paper, tables, remarks, method."""
 
 from __future__ import annotations
 
@@ -178,8 +178,8 @@ def _method(study: Study) -> str:
         ("searched", f"{found.design}: {found.space}"),
         (
             "interval of gains",
-            f"{100 * LEVEL:g} % percentile ({QUANTILES} quantiles) of {study.resamples:,} paired bootstrap resamples of "
-            f"the test examples, seed {study.seed}. Noise between seeds is not in it.",
+            f"{100 * LEVEL:g} % percentile ({QUANTILES} quantiles) of {study.resamples:,} paired bootstrap resamples "
+            f"of the test examples, seed {study.seed}. Noise between seeds is not in it.",
         ),
         ("comparisons", "; ".join(dict.fromkeys(c.method for c in found.paired)) or "none"),
         ("deciles", f"D_k = quantile(gains, k/10), {QUANTILES}."),

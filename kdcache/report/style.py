@@ -51,7 +51,8 @@ figure { margin: .6rem 0; min-width: 0; }
 figure svg { display: block; width: 100%; max-width: 36rem; height: auto; }
 figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 @media screen and (min-width: 62rem) { figure:only-child { grid-column: 1 / -1; display: grid;
-  column-gap: 3rem;   grid-template-columns: minmax(0, 34.25rem) minmax(0, 1fr); } figure:only-child h4 { grid-column: 1 / -1; } }
+  column-gap: 3rem; grid-template-columns: minmax(0, 34.25rem) minmax(0, 1fr); }
+  figure:only-child h4 { grid-column: 1 / -1; } }
 figcaption { color: var(--muted); font-size: .84rem; line-height: 1.45; max-width: 36rem; margin-top: .4rem;
   overflow-wrap: anywhere; }
 dl { font-size: .875rem; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; }
