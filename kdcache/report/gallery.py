@@ -77,8 +77,8 @@ def _choices(study: Study) -> Iterator[Drawn]:
         pairs = [len(effect.differences) for effect in own]
         caption = (
             f"Mean difference in test {metric} over pairs of runs that differ in that choice alone "
-            f"({_span(pairs, 'pair')}). Faint ticks: the pairs. Lines: {INTERVAL} by paired bootstrap over test examples, {study.resamples:,} "
-            f"resamples; noise between seeds is not in it. {facts(study, names)}"
+            f"({_span(pairs, 'pair')}). Faint ticks: the pairs. Lines: {INTERVAL} by paired bootstrap over test "
+            f"examples, {study.resamples:,} resamples; noise between seeds is not in it. {facts(study, names)}"
         )
         yield from _drawn(f"choices-{metric}", CHOICES, f"Matched pairs, {metric}", caption, effects_figure(own))
     effects = study.findings.factorial
@@ -230,8 +230,9 @@ def _cases(study: Study) -> Iterator[Drawn]:
     for i, table in enumerate(study.cases, start=1):
         caption = (
             "Gain of each configuration, best validation score at the top; the filled point is validation's pick. "
-            f"Lines: {INTERVAL} by paired bootstrap over test examples, {study.resamples:,} resamples of {table.num_test:,} "
-            f"examples, the same for every run; noise between seeds is not in it. {facts(study, [table.name])}"
+            f"Lines: {INTERVAL} by paired bootstrap over test examples, {study.resamples:,} resamples of "
+            f"{table.num_test:,} examples, the same for every run; noise between seeds is not in it. "
+            f"{facts(study, [table.name])}"
         )
         yield from _drawn(f"gain-{i}", CASES, f"{table.name}: gains", caption, gain_figure(table))
         own = [c for c in study.findings.paired if c.holm_p is not None and c.case == table.name]
