@@ -56,8 +56,8 @@ def null_text(findings: Findings, curves: Sequence[Deciles]) -> str:
     if not bands:
         return f"No band of seed noise: noise between seeds is {findings.noise}."
     return (
-        f"Grey: 95 % of {bands[0].simulations:,} simulated studies with seed noise alone and no true difference (dashes: "
-        f"their median); noise from {bands[0].source}."
+        f"Grey: 95 % of {bands[0].simulations:,} simulated studies with seed noise alone and no true difference "
+        f"(dashes: their median); noise from {bands[0].source}."
     )
 
 
@@ -71,4 +71,4 @@ def deciles_text(curves: Sequence[Deciles]) -> str:
 def left_out(curves: Sequence[Deciles]) -> str:
     """Cases that a curve lacks; empty where none does."""
     most = max(len(curve.left_out) for curve in curves)
-    return f" Without up to {count(most, 'case')} that lack a training." if most else ""
+    return f" Left out for want of a training: up to {count(most, 'case')}." if most else ""

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdcache.report.evidence import Calibration, NllGain, Reliability
-from kdcache.report.plots import COLOURS, SERIES, STYLE, WIDTH, clip, legend_above, panels
+from kdcache.report.plots import COLOURS, SERIES, STYLE, WIDTH, clip, legend_above, legend_height, panels
 
 ROWS = 14
 """Teachers and students in one figure."""
@@ -72,7 +72,7 @@ def reliability_figure(found: Sequence[Reliability]) -> Figure | None:
         return None
     few = len(found) <= CURVES
     with rc_context(STYLE):
-        figure, (axes,) = panels(1, 1, 2.7, top=0.2 + (0.19 * len(found) if few else 0.0))
+        figure, (axes,) = panels(1, 1, 2.7, top=legend_height(len(found) if few else 0))
         axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=1, linestyle=(0, (4, 3)))
         for i, one in enumerate(found):
             colour, dash, marker = SERIES[i] if few else ("accent", "-", "")

@@ -13,23 +13,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdcache.report.answers import Deciles, Figure3
-from kdcache.report.plots import COLOURS, SERIES, STYLE, legend_above, panels
+from kdcache.report.plots import COLOURS, SERIES, STYLE, legend_above, legend_height, panels
 
 FEW_CASES = 10
 """So many are drawn as points."""
 DECILES = tuple(range(11))
 BY = {"test": "picked by test (oracle)", "validation": "picked by validation"}
-HEIGHT = 1.75
+HEIGHT, HEIGHT_OF_ONE = 1.75, 0.9
+"""Inches of a panel, and of one that holds a single case."""
 
 
 def figure1(curves: Sequence[Deciles]) -> Figure | None:
     """Best over worst and best over random, a panel for each and for who picks; None without any."""
-    return _grid([(f"{curve.name}\n{BY[curve.by]}", curve) for curve in _in_order(curves)], shared=True)
+    return _grid([(f"{curve.name}\n{BY[curve.by]}", curve) for curve in _in_order(curves)])
 
 
 def figure2(curves: Sequence[Deciles]) -> Figure | None:
     """Signed curves, a panel for each choice; None without any."""
-    return _grid([(curve.name, curve) for curve in curves], shared=True)
+    return _grid([(curve.name, curve) for curve in curves])
 
 
 def _in_order(curves: Sequence[Deciles]) -> list[Deciles]:
@@ -38,14 +39,15 @@ def _in_order(curves: Sequence[Deciles]) -> list[Deciles]:
     return sorted(curves, key=lambda curve: (names.index(curve.name), curve.by))
 
 
-def _grid(titled: Sequence[tuple[str, Deciles]], *, shared: bool) -> Figure | None:
+def _grid(titled: Sequence[tuple[str, Deciles]]) -> Figure | None:
     if not titled:
         return None
     columns = min(2, len(titled))
     rows = -(-len(titled) // columns)
     lines = max(title.count("\n") for title, _ in titled) + 1
+    height = HEIGHT if max(len(curve.gains) for _, curve in titled) > 1 else HEIGHT_OF_ONE
     with rc_context(STYLE):
-        figure, drawn = panels(rows, columns, HEIGHT, top=0.12 + 0.19 * lines, gap=0.42 + 0.19 * lines)
+        figure, drawn = panels(rows, columns, height, top=0.12 + 0.19 * lines, gap=0.42 + 0.19 * lines)
         for axes, (title, curve) in zip(drawn, titled, strict=False):
             _band(axes, curve)
             _curve(axes, curve, 0, "")
@@ -54,8 +56,7 @@ def _grid(titled: Sequence[tuple[str, Deciles]], *, shared: bool) -> Figure | No
             axes.set_xlabel("decile")
         for axes in drawn[len(titled) :]:
             axes.set_visible(False)
-        if shared:
-            _share(drawn[: len(titled)], columns)
+        _share(drawn[: len(titled)], columns)
     return figure
 
 
@@ -76,7 +77,7 @@ def figure3(found: Figure3) -> Figure | None:
     if not curves:
         return None
     with rc_context(STYLE):
-        figure, (axes,) = panels(1, 1, 2.4, top=0.2 + 0.19 * len(curves))
+        figure, (axes,) = panels(1, 1, 2.4, top=legend_height(len(curves)))
         _band(axes, curves[0][1])
         for i, curve in curves:
             _curve(axes, curve, i, curve.name + _share_text(found, i))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from kdcache.report.answers import RegretRow
 from kdcache.report.figures_deciles import FEW_CASES
-from kdcache.report.plots import COLOURS, SERIES, STYLE, Bar, clip, forest, legend_above, panels
+from kdcache.report.plots import COLOURS, SERIES, STYLE, Bar, clip, forest, legend_above, legend_height, panels
 
 CURVES = 4
 """Fixed or tuned configurations that are drawn, those of least mean regret."""
@@ -39,7 +39,7 @@ def regret_figure(rows: Sequence[RegretRow]) -> Figure | None:
     if own[0].cases <= FEW_CASES:
         return forest([_points(row) for row in own], "test score under the best of its case, % (left is better)")
     with rc_context(STYLE):
-        figure, (axes,) = panels(1, 1, 2.4, top=0.2 + 0.19 * len(own))
+        figure, (axes,) = panels(1, 1, 2.4, top=legend_height(len(own)))
         for row, (colour, dash, _) in zip(own, SERIES, strict=False):
             regrets = np.sort(row.regrets)
             parts = np.arange(1, len(regrets) + 1) / len(regrets)

@@ -1,4 +1,4 @@
-"""Responses to temperature and to alpha: case by case with a point for each seed, or all cases relative to their mean."""
+"""Responses to temperature and to alpha: a case with a point for each seed, or all cases over their mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from kdcache.report.evidence import Response
-from kdcache.report.plots import COLOURS, SERIES, STYLE, clip, legend_above, panels
+from kdcache.report.plots import COLOURS, SERIES, STYLE, clip, legend_above, legend_height, panels
 
 OVER = {"tau_t": "temperature tau_t (log scale)", "alpha": "alpha"}
 PANELS = 6
@@ -26,7 +26,7 @@ def case_figure(responses: Sequence[Response]) -> Figure | None:
     with rc_context(STYLE):
         hard = own[0].hard
         lines = len(own) + (hard is not None)
-        figure, (axes,) = panels(1, 1, 2.2, top=0.2 + 0.19 * lines)
+        figure, (axes,) = panels(1, 1, 2.2, top=legend_height(lines))
         for response, (colour, dash, marker) in zip(own, SERIES, strict=False):
             xs = [point.x for point in response.points]
             axes.plot(

@@ -11,11 +11,11 @@ from kdcache.report.captions import INTERVAL, deciles_text, facts, left_out, nul
 from kdcache.report.evidence import PairedComparison, Response
 from kdcache.report.figures_calibration import calibration_figure, nll_gain_figure, reliability_figure
 from kdcache.report.figures_cases import effects_figure, gain_figure
-from kdcache.report.figures_deciles import figure1, figure2, figure3
+from kdcache.report.figures_deciles import FEW_CASES, figure1, figure2, figure3
 from kdcache.report.figures_forest import ROWS, across_figure, declared, factorial_figure, paired_figure
-from kdcache.report.figures_regret import FEW_CASES, regret_figure, shown
-from kdcache.report.figures_response import all_cases_figure, case_figure
-from kdcache.report.plots import Drawn
+from kdcache.report.figures_regret import regret_figure, shown
+from kdcache.report.figures_response import PANELS, all_cases_figure, case_figure
+from kdcache.report.plots import SERIES, Drawn
 from kdcache.report.study import Study
 from kdcache.report.words import count
 
@@ -76,9 +76,9 @@ def _choices(study: Study) -> Iterator[Drawn]:
         names = [table.name for table in study.cases if table.metric == metric]
         pairs = [len(effect.differences) for effect in own]
         caption = (
-            f"Mean difference in test {metric} over pairs of runs that differ in that choice alone ({_span(pairs, 'pair')}"
-            f"). Faint ticks: the pairs. Lines: {INTERVAL} by paired bootstrap over test examples, {study.resamples:,} "
-            f"resamples; noise between seeds is not in it. {facts(study, names)}"
+            f"Mean difference in test {metric} over pairs of runs that differ in that choice alone "
+            f"({_span(pairs, 'pair')}). Faint ticks: the pairs. Lines: {INTERVAL} by paired bootstrap over test "
+            f"examples, {study.resamples:,} resamples; noise between seeds is not in it. {facts(study, names)}"
         )
         yield from _drawn(f"choices-{metric}", CHOICES, f"Matched pairs, {metric}", caption, effects_figure(own))
     effects = study.findings.factorial
@@ -113,7 +113,8 @@ def _safe(study: Study) -> Iterator[Drawn]:
         )
         caption = (
             "Regret: per cent of the test score that a configuration falls short of the best candidate of its case by "
-            f"test. Those of least mean regret, so a little better here than elsewhere. {how} {facts(study, rows[0].case_names)}"
+            f"test. Those of least mean regret, so a little better here than elsewhere. {how} "
+            f"{facts(study, rows[0].case_names)}"
         )
         title = "Regret of fixed configurations"
         yield from _drawn("regret", SAFE, title, caption, regret_figure(study.findings.regret))
@@ -149,8 +150,8 @@ def _paired(study: Study, own: Sequence[PairedComparison], name: str, section: s
     covers = " or ".join(dict.fromkeys(c.covers for c in drawn))
     which = f"The {ROWS} of smallest adjusted p of {len(own):,} declared comparisons; all are in pairs.csv. "
     caption = (
-        f"{which if len(own) > len(drawn) else ''}Difference in test score, {INTERVAL} over {covers}; p, and Holm's p over "
-        f"the {sum(c.holm_p is not None for c in study.findings.paired):,} declared comparisons of the report. "
+        f"{which if len(own) > len(drawn) else ''}Difference in test score, {INTERVAL} over {covers}; p, and Holm's p "
+        f"over the {sum(c.holm_p is not None for c in study.findings.paired):,} declared comparisons of the report. "
         f"{facts(study, [c.case for c in drawn])}"
     )
     yield from _drawn(name, section, title, caption, paired_figure(drawn, cases=len({c.case for c in drawn}) > 1))
@@ -164,8 +165,9 @@ def _responses(study: Study) -> Iterator[Drawn]:
             continue
         if len(study.cases) > FEW:
             caption = (
-                "Test score of each case in per cent over the mean of its own curve (thin), and the mean over the cases "
-                f"that have every value (bold). {facts(study, [r.case for r in own])}"
+                "Test score of each case in per cent over the mean of its own curve (thin), and the mean over the "
+                f"cases that have every value (bold). {_first(PANELS, len({r.label for r in own}))}"
+                f"{facts(study, [r.case for r in own])}"
             )
             yield from _drawn(name, RESPONSE, f"Response to {name}", caption, all_cases_figure(own))
             continue
@@ -176,15 +178,23 @@ def _responses(study: Study) -> Iterator[Drawn]:
 
 def _response(study: Study, own: Sequence[Response], name: str, title: str) -> Iterator[Drawn]:
     if own:
-        caption = f"Mean test score over seeds; small points: the seeds. {facts(study, [own[0].case])}"
+        caption = (
+            f"Mean test score over seeds; small points: the seeds. {_first(len(SERIES), len(own))}"
+            f"{facts(study, [own[0].case])}"
+        )
         yield from _drawn(name, RESPONSE, title, caption, case_figure(own))
+
+
+def _first(drawn: int, there: int) -> str:
+    return f"{drawn} of {there} curves; all are in response.csv. " if there > drawn else ""
 
 
 def _calibration(study: Study) -> Iterator[Drawn]:
     found = study.findings
     caption = (
-        "Negative log-likelihood and expected calibration error (15 bins): teachers on validation, students on the test "
-        f"(mean over seeds). Bars: mean over cases; points: cases. {facts(study)}"
+        "Negative log-likelihood and expected calibration error (15 bins): teachers on validation, students on the "
+        "test (mean over seeds). Bars: mean over cases; points: cases. Those known in the most cases; all are in "
+        f"calibration.csv. {facts(study)}"
     )
     title = "Calibration of teachers and students"
     yield from _drawn("calibration", CALIBRATION, title, caption, calibration_figure(found.calibration))
@@ -219,9 +229,10 @@ def _cases(study: Study) -> Iterator[Drawn]:
         return
     for i, table in enumerate(study.cases, start=1):
         caption = (
-            "Gain of each configuration, best validation score at the top; the filled point is validation's pick. Lines: "
-            f"{INTERVAL} by paired bootstrap over test examples, {study.resamples:,} resamples of {table.num_test:,} "
-            f"examples, the same for every run; noise between seeds is not in it. {facts(study, [table.name])}"
+            "Gain of each configuration, best validation score at the top; the filled point is validation's pick. "
+            f"Lines: {INTERVAL} by paired bootstrap over test examples, {study.resamples:,} resamples of "
+            f"{table.num_test:,} examples, the same for every run; noise between seeds is not in it. "
+            f"{facts(study, [table.name])}"
         )
         yield from _drawn(f"gain-{i}", CASES, f"{table.name}: gains", caption, gain_figure(table))
         own = [c for c in study.findings.paired if c.holm_p is not None and c.case == table.name]

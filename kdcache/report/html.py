@@ -22,8 +22,9 @@ def document(title: str, css: str, body: Iterable[str]) -> str:
 
 
 def prose(sentence: str) -> str:
-    """A sentence escaped, its flags as code that does not break over lines."""
-    return re.sub(r"(?<=[ (])--[\w-]+( \d+)?", r"<code>\g<0></code>", escape(sentence))
+    """A sentence escaped, its flags as code; flags and numbers with their unit do not break over lines."""
+    text = re.sub(r"(?<=[ (])--[\w-]+( \d+)?", r"<code>\g<0></code>", escape(sentence))
+    return re.sub(r"(?<=\d) (?=%)|(?<=\bp) (?=[=&])|(?<=[=;]) (?=[\d+-])", "&nbsp;", text)
 
 
 def listed(sentences: Iterable[str], *, ordered: bool = False) -> str:

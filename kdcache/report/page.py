@@ -1,4 +1,4 @@
-"""The HTML report: summary in words, findings with figures, two runs, the paper, tables, remarks, how it was computed."""
+"""The HTML report: summary in words, findings with figures, two runs, the paper, tables, remarks, method."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from kdcache.report.tables import case_table, effects_table, others_table, teach
 from kdcache.report.tables_across import (
     calibration_table,
     cases_table,
+    deciles_table,
     excluded_table,
     fidelity_table,
     missing_table,
     paired_table,
     published_table,
+    regret_table,
     two_runs_table,
 )
 from kdcache.report.tables_across import tables as tables_across
@@ -107,7 +109,6 @@ def _two_runs(two: TwoRuns, gallery: Sequence[Drawn], vectors: Mapping[str, byte
         f'<p class="said">{prose(two.sentence)}</p>',
         table(two_runs_table(two), heading=False),
         _shown(own, vectors),
-        listed(two.limits),
     ]
 
 
@@ -126,7 +127,8 @@ def _tables(study: Study) -> list[str]:
     parts = [table(cases_table(found.cases))] if several else []
     if several and len(study.cases) > FEW:
         parts = [folded(f"Cases ({len(study.cases)})", parts)]
-    parts += [table(one) for one in tables_across(found)] if several or found.rewards else []
+    over = tables_across(found) if several else (deciles_table(found.figure1), regret_table(found))
+    parts += [table(one) for one in over]
     own = [c for c in found.paired if c.holm_p is not None]
     parts.append(_long(table(paired_table(found.paired)), "Declared comparisons within cases", len(own)))
     parts += [
@@ -176,8 +178,8 @@ def _method(study: Study) -> str:
         ("searched", f"{found.design}: {found.space}"),
         (
             "interval of gains",
-            f"{100 * LEVEL:g} % percentile ({QUANTILES} quantiles) of {study.resamples:,} paired bootstrap resamples of "
-            f"the test examples, seed {study.seed}. Noise between seeds is not in it.",
+            f"{100 * LEVEL:g} % percentile ({QUANTILES} quantiles) of {study.resamples:,} paired bootstrap resamples "
+            f"of the test examples, seed {study.seed}. Noise between seeds is not in it.",
         ),
         ("comparisons", "; ".join(dict.fromkeys(c.method for c in found.paired)) or "none"),
         ("deciles", f"D_k = quantile(gains, k/10), {QUANTILES}."),

@@ -57,7 +57,7 @@ SERIES: tuple[tuple[str, Any, str], ...] = (
 """Colour, dash and marker of the first, second, ... curve: told apart without colour too."""
 LABEL_CHARACTERS = 64
 """What fits above a row."""
-LEFT, RIGHT = 0.62, 0.14
+LEFT, RIGHT = 0.72, 0.14
 """Inches beside a panel."""
 
 
@@ -175,6 +175,11 @@ def legend_above(axes: Axes, *, columns: int = 1) -> None:
     )
     for text in found.get_texts():
         text.set_parse_math(False)
+
+
+def legend_height(lines: int) -> float:
+    """Inches above a panel for a legend of so many lines."""
+    return 0.14 + 0.165 * lines
 
 
 def as_svg(figure: Figure) -> bytes:

@@ -23,6 +23,7 @@ code { white-space: nowrap; font-size: .92em; }
 .lead, .note { color: var(--muted); }
 .note { font-size: .875rem; margin-top: -1.4rem; }
 .said { font-size: 1.05rem; }
+h2 + .said { font-size: 1.2rem; line-height: 1.45; }
 details { border-bottom: 1px solid var(--rule); padding: .1rem 0; }
 summary { cursor: pointer; padding: .55rem 0; font-weight: 500; overflow-wrap: anywhere; }
 details > .scroll:first-of-type { margin-top: .2rem; }
@@ -49,13 +50,17 @@ tbody th { font-weight: 500; }
 figure { margin: .6rem 0; min-width: 0; }
 figure svg { display: block; width: 100%; max-width: 36rem; height: auto; }
 figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+@media screen and (min-width: 62rem) { figure:only-child { grid-column: 1 / -1; display: grid;
+  column-gap: 3rem; grid-template-columns: minmax(0, 34.25rem) minmax(0, 1fr); }
+  figure:only-child h4 { grid-column: 1 / -1; } }
 figcaption { color: var(--muted); font-size: .84rem; line-height: 1.45; max-width: 36rem; margin-top: .4rem;
   overflow-wrap: anywhere; }
 dl { font-size: .875rem; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; }
 dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { main { padding: 1.5rem 1rem 3rem; } dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .6rem; } }
+  dd { margin-bottom: .6rem; } tbody th { white-space: normal; min-width: 8.5rem; overflow-wrap: anywhere; }
+  .long { min-width: 13rem; } }
 @media print { :root { --paper: #fff; --ink: #000; --muted: #444; --rule: #bbb; --accent: #1f6f8b; --faint: #9cc3d1;
   --second: #c4570f; --third: #5b2a86; --fourth: #3a9a78; --soft: #f3f3f3; --loud: #8a4b00; --loud-soft: #fff; }
   main { max-width: none; padding: 0; } body { font-size: 10pt; }

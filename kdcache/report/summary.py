@@ -1,6 +1,6 @@
 """What the study says, in words, before any figure; the same for the terminal and the HTML report.
 
-A sentence says what it rests on, and what cannot be said is said to be so: one case, one seed, trainings that are missing.
+A sentence says what it rests on, and what cannot be said is said to be so: one case, one seed, missing trainings.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _recommendation(found: Findings) -> list[str]:
         ]
     said = (
         f"Of what was trained in all {total} cases {row.label} loses least: regret {percent(row.mean)} on average, "
-        f"{percent(row.worst)} at worst ({row.worst_case}). It was picked by these test scores, so expect more elsewhere; "
-        f"{lacking}, so the study's own rule cannot be applied."
+        f"{percent(row.worst)} at worst ({row.worst_case}). It was picked by these test scores, so expect more "
+        f"elsewhere; {lacking}, so the study's own rule cannot be applied."
     )
     return [said, *_noise(row, found)]
 
@@ -97,17 +97,21 @@ def _use(stable: Stable, out: Stable | None, found: Findings) -> list[str]:
         same = tested.cells.get(stable.label, 0)
         trust = "Each case was judged by what the other datasets chose"
         trust += (
-            ", the same configuration every time" if same == total else f", in {same} of {total} cases the same one"
+            ", the same configuration every time"
+            if same == total
+            else f", in {same} of {total} cases the same one (where all cases choose it: {percent(stable.regret_mean)})"
         )
     said = [
         f"{what}: {cost}, over {total} cases. {trust}. "
         f"It is at least as good as a search's own pick in {100 * stable.share:.0f} % of the cases."
     ]
-    fixed = next((s for s in found.stable if s.tau == "global" and s.temperature is not None), None)
-    if fixed is not None and fixed.cases == total:
+    one = {s.rule: s for s in found.stable if s.tau == "global" and s.cases == total}
+    temperature = one["in sample"].temperature if "in sample" in one else None
+    fixed = one.get(told.rule)
+    if fixed is not None and temperature is not None:
         said.append(
-            f"With one temperature for all, tau_t = {fixed.temperature:g}, its regret is {percent(fixed.regret_mean)} on "
-            f"average, {percent(fixed.regret_worst)} at worst ({fixed.worst_case})."
+            f"With one temperature for all (tau_t = {temperature:g}), judged in the same way, regret is "
+            f"{percent(fixed.regret_mean)} on average, {percent(fixed.regret_worst)} at worst ({fixed.worst_case})."
         )
     return said
 
@@ -197,10 +201,8 @@ def reward_sentence(reward: Reward) -> str:
     tail = "more than a coin would do" if votes.p <= P else "a coin could do that"
     said = f"{head}, sign test {p_text(votes.p)}): {tail}."
     if reward.matched is not None and _sign(reward.matched.reward) != _sign(votes.reward):
-        said += (
-            f" At equal temperatures R is {_integer(reward.matched.reward)}: the sides had {reward.trials_default:.3g} and "
-            f"{reward.trials_alternative:.3g} trainings to choose from."
-        )
+        effort = f"{reward.trials_default:.3g} and {reward.trials_alternative:.3g} trainings to choose from"
+        said += f" At equal temperatures R is {_integer(reward.matched.reward)}: the sides had {effort}."
     return said
 
 

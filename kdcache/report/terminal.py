@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from io import StringIO
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -42,6 +42,8 @@ SHORT = {
     "95 % interval": "95 %\ninterval",
 }
 """Column heads and marks that are long on a terminal."""
+LEAST = {"verdict": 30, "95 % interval": 16, "comparison": 24}
+"""Columns that a narrow terminal must not squeeze further."""
 LEGEND = "picked: best validation score. oracle: best test score, which nobody can choose by. [ ]: 95 % interval."
 REGRET_ROWS = 8
 LISTED = 6
@@ -132,8 +134,9 @@ def _tabulate(console: Console, tables: Iterable[Table | None]) -> None:
 def _draw(console: Console, table: Table) -> None:
     grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in table.columns:
+        justify: JustifyMethod = "right" if name in table.numeric else "left"
         head = Text(SHORT.get(name, name))
-        grid.add_column(head, justify="right" if name in table.numeric else "left", overflow="fold", vertical="top")
+        grid.add_column(head, justify=justify, overflow="fold", vertical="top", min_width=LEAST.get(name))
     if table.marks:
         grid.add_column("")
     for i, row in enumerate(table.rows):

@@ -1,12 +1,15 @@
-"""Figures: what is drawn, and that the bytes are reproducible."""
+"""What all figures share, and that their bytes are reproducible."""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import pytest
 
 from kdcache.core.configuration import Configuration
-from kdcache.report.plots import as_png, as_svg, effects_figure, gain_figure
+from kdcache.report.figures_cases import effects_figure, gain_figure
+from kdcache.report.plots import COLOURS, LABEL_CHARACTERS, SERIES, Bar, as_png, as_svg, clip, forest, panels
 from kdcache.report.runs import group_cases, load_run
 from kdcache.report.study import examine
 from tests.report.conftest import HARD
@@ -21,11 +24,16 @@ def study(grid):
     return study_of(*sorted(grid.iterdir()))
 
 
+def texts(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
 def test_the_gain_figure_has_a_point_and_an_interval_for_every_configuration(study):
-    (axes,) = gain_figure(study.cases[0]).axes
+    figure = gain_figure(study.cases[0])
+    (axes,) = figure.axes
     assert axes.get_xlabel() == "gain in test f1_binary over hard labels, %"
     rows = [row for row in study.cases[0].rows if row.over_hard]
-    assert [label.get_text() for label in axes.get_yticklabels()] == [row.label for row in rows]
+    assert texts(figure)[::2] == [row.label for row in rows]
     points = {line.get_ydata()[0]: line for line in axes.lines if line.get_marker() == "o"}
     spans = {line.get_ydata()[0]: line for line in axes.lines if line.get_linewidth() == 2}
     for y, row in enumerate(rows):
@@ -39,16 +47,17 @@ def test_without_hard_labels_the_baseline_is_the_worst(run_writer):
         run_writer("a", Configuration(teacher="t_hs"), 0.9),
         run_writer("b", Configuration(teacher="t_hs", loss="mse"), 0.8),
     )
-    (axes,) = gain_figure(study.cases[0]).axes
-    assert axes.get_xlabel() == "gain in test f1_binary over the worst configuration (mse t_hs tau 1/1), %"
-    assert len(axes.get_yticklabels()) == 1
+    figure = gain_figure(study.cases[0])
+    assert figure.axes[0].get_xlabel() == "gain in test f1_binary over the worst (mse t_hs tau 1/1), %"
+    assert texts(figure)[::2] == ["ce t_hs tau 1/1"]
 
 
 def test_the_choices_figure_shows_means_intervals_and_pairs(study):
-    (axes,) = effects_figure(study.effects).axes
-    assert [label.get_text() for label in axes.get_yticklabels()][1] == "loss, mse against ce"
+    figure = effects_figure(study.effects)
+    assert texts(figure)[2] == "loss, mse against ce"
     loss = study.effects[1]
-    ticks = next(line for line in axes.lines if line.get_marker() == "|" and line.get_ydata()[0] == 1)
+    lines = figure.axes[0].lines
+    ticks = next(line for line in lines if line.get_marker() == "|" and line.get_ydata()[0] == 1)
     np.testing.assert_allclose(ticks.get_xdata(), [100 * d for d in loss.differences])
 
 
@@ -72,3 +81,40 @@ def test_names_that_look_like_mathematics_are_drawn_as_they_are(run_writer):
         run_writer("a", Configuration(teacher="t_$x^"), 0.9, teacher_digest="e"), run_writer("b", HARD, 0.8)
     )
     assert b"ce t_$x^ tau 1/1" in as_svg(gain_figure(study.cases[0]))
+
+
+def test_a_name_that_is_too_long_ends_in_an_ellipsis_and_leaves_room_for_its_note():
+    figure = forest([Bar(label="x" * 99 + "\n" + "y" * 99, value=1.0, note="p = 0.5")], "gain")
+    label, note = texts(figure)
+    above, below = label.split("\n")
+    assert above == "x" * (LABEL_CHARACTERS - 1) + "…"
+    assert len(below) + len(note) == LABEL_CHARACTERS
+    assert clip("short") == "short"
+
+
+def test_rows_of_two_lines_are_taller_than_rows_of_one():
+    one, two = (forest([Bar(label=label, value=1.0)] * 5, "gain").get_figheight() for label in ("a", "a\nb"))
+    assert two > one + 0.5
+
+
+def test_panels_stand_apart_and_inside_the_figure():
+    figure, found = panels(2, 2, 1.0, top=0.3)
+    boxes = [axes.get_position() for axes in found]
+    assert all(0 < box.x0 < box.x1 < 1 and 0 < box.y0 < box.y1 < 1 for box in boxes)
+    assert boxes[0].x1 < boxes[1].x0
+    assert boxes[2].y1 < boxes[0].y0
+    assert [box.height * figure.get_figheight() for box in boxes] == pytest.approx([1.0] * 4)
+
+
+def luminance(colour: str) -> float:
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+
+
+def test_curves_differ_without_colour_and_stand_out_from_the_paper():
+    assert len({(str(dash), marker) for _, dash, marker in SERIES}) == len(SERIES)
+    assert len({marker for _, _, marker in SERIES}) == len(SERIES)
+    paper = luminance(COLOURS["paper"])
+    for name, _, _ in SERIES:
+        assert re.fullmatch(r"#[0-9a-f]{6}", COLOURS[name])
+        assert (paper + 0.05) / (luminance(COLOURS[name]) + 0.05) > 3  # WCAG, graphical objects

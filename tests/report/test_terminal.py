@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from kdcache.core.configuration import Configuration
+from kdcache.report.findings import TwoRuns
 from kdcache.report.runs import group_cases, load_run
 from kdcache.report.study import examine
 from kdcache.report.terminal import render
 from tests.report.conftest import HARD, teachers
+from tests.report.studies import changed, study
 
 
 def test_it_says_everything_within_its_width_and_without_colour_codes(grid, run_writer):
@@ -35,3 +37,37 @@ def test_it_is_quiet_about_what_is_not_there(run_writer):
     assert "What each choice did" not in text
     assert "Teachers on validation" not in text
     assert "SEED" not in text
+
+
+def test_few_cases_show_their_tables_and_many_what_is_over_all_of_them():
+    few, many = render(study(3, datasets=3)), render(study(8))
+    assert "d00, s0: accuracy on 10 test examples" in few
+    assert "d00, s0: accuracy on 10 test examples" not in many
+    for text in (few, many):
+        for title in ("Deciles of gains over cases, %", "Rewards: cases", "Stable configuration", "Regret: per cent"):
+            assert title in text
+    assert "cases.csv, results.csv and pairs.csv beside the report." in many
+    assert max(map(len, many.splitlines())) <= 110
+
+
+def test_two_runs_fit_on_one_screen():
+    whole = study(2, 3)
+    two = TwoRuns(a="x", b="y", comparison=whole.findings.paired[0], sentence="Y is better.", limits=("Not shown.",))
+    text = render(changed(whole, two_runs=two))
+    assert len(text.splitlines()) <= 30
+    for words in ("- Y is better.", "- Not shown.", "95 % interval", "P(improvement)"):
+        assert words in text
+    assert "Regret" not in text
+
+
+def test_the_paper_is_shown_when_it_was_asked_for():
+    text = render(study(8, published=True), width=120)
+    assert "The paper (39 cases) and these runs" in text
+    assert "1. The paper trained every configuration once" in text
+
+
+def test_many_remarks_are_counted():
+    text = render(changed(study(8), unavailable=tuple(f"Remark {i}." for i in range(9))))
+    assert "Remark 5." in text
+    assert "Remark 6." not in text
+    assert "3 more remarks are in the report." in text
