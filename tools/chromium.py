@@ -1,16 +1,18 @@
 """A headless Chromium over its debugging pipe (--remote-debugging-pipe): no package, no port, no network.
 
-Messages are JSON that end in a zero byte; file descriptors 3 and 4 of the browser are its ends of the two pipes.
-https://chromedevtools.github.io/devtools-protocol/
+Messages of the DevTools protocol are JSON that end in a zero byte; file descriptors 3 and 4 of the browser are its ends
+of the two pipes.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,6 +29,9 @@ FLAGS = (
     "--remote-debugging-pipe",
     "--no-first-run",
 )
+ABOVE = 10
+"""The pipes' own descriptors are above those that the browser expects them at."""
+START = "import os, sys; a = sys.argv; os.dup2(int(a[1]), 3); os.dup2(int(a[2]), 4); os.execv(a[3], a[3:])"
 SECONDS = 60.0
 """Longest wait for an answer."""
 
@@ -38,6 +43,15 @@ class BrowserError(Exception):
 def find() -> str | None:
     """Path of the first browser there is."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+def _pipe() -> tuple[int, int]:
+    """Reading and writing end, both above the descriptors that the browser expects."""
+    ends = os.pipe()
+    found = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, ABOVE) for end in ends)
+    for end in ends:
+        os.close(end)
+    return found[0], found[1]
 
 
 class Browser:
@@ -52,17 +66,24 @@ class Browser:
         self.events: list[dict[str, Any]] = []
         self._buffer, self._number, self._session = b"", 0, ""
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
+        theirs_in, self._out = _pipe()
+        self._in, theirs_out = _pipe()
         command = [path, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
         self._process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command],
+            [sys.executable, "-c", START, str(theirs_in), str(theirs_out), *command],
             pass_fds=(theirs_in, theirs_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         os.close(theirs_in)
         os.close(theirs_out)
+        try:
+            self._attach()
+        except BrowserError:
+            self.close()
+            raise
+
+    def _attach(self) -> None:
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -76,6 +97,10 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End it."""
+        self.close()
+
+    def close(self) -> None:
+        """End the browser and remove its profile."""
         self._process.terminate()
         self._process.wait(timeout=SECONDS)
         os.close(self._in)

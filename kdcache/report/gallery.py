@@ -35,10 +35,12 @@ SPREAD, CHOICES, SAFE, COMPARED, RESPONSE, CALIBRATION, TWO, CASES = (
 
 
 def gallery(study: Study) -> tuple[Drawn, ...]:
-    """Every figure that these runs allow. A lone configuration has none."""
+    """Every figure that these runs allow. A lone configuration has none, two runs have their own and calibration."""
+    if study.findings.two_runs is not None:
+        return (*_two_runs(study), *_calibration(study))
     if sum(len(table.rows) for table in study.cases) < 2:
         return ()
-    parts = (_spread, _choices, _safe, _compared, _responses, _calibration, _two_runs, _cases)
+    parts = (_spread, _choices, _safe, _compared, _responses, _calibration, _cases)
     return tuple(drawn for part in parts for drawn in part(study))
 
 

@@ -1,4 +1,4 @@
-"""The HTML report: summary in words, findings with figures, two runs, the paper, tables, remarks, method."""
+"""The HTML report: summary in words, two runs, findings with figures, the paper, tables, remarks, method."""
 
 from __future__ import annotations
 
@@ -49,9 +49,8 @@ def render(study: Study, gallery: Sequence[Drawn], vectors: Mapping[str, bytes])
         '<h2 id="summary">Summary</h2>',
         *(f'<p class="said">{prose(sentence)}</p>' for sentence in summary(study)),
         _warning(study),
-        '<h2 id="findings">Findings</h2>',
-        *_findings(study, gallery, vectors),
         *(_two_runs(found.two_runs, gallery, vectors) if found.two_runs else ()),
+        *_findings(study, gallery, vectors),
         *(_published(found.published) if found.published else ()),
         '<h2 id="tables">Tables</h2>',
         *_tables(study),
@@ -94,12 +93,12 @@ def _findings(study: Study, gallery: Sequence[Drawn], vectors: Mapping[str, byte
     for section in dict.fromkeys(sections):
         own = [one for one in gallery if one.section == section]
         parts += [f"<h3>{escape(section)}</h3>", _shown(own, vectors)]
-    if told:
+    if told and study.findings.two_runs is None:
         head = "What each choice did, over matched pairs"
         parts.append(_long(f"<h3>{head}</h3>{listed(told)}", head, len(told)))
-    if not sections:
-        parts.insert(0, "<p>There is nothing to draw: no two configurations in any case.</p>")
-    return parts
+    if not parts and study.findings.two_runs is None:
+        parts.append("<p>There is nothing to draw: no two configurations in any case.</p>")
+    return ['<h2 id="findings">Findings</h2>', *parts] if parts else []
 
 
 def _two_runs(two: TwoRuns, gallery: Sequence[Drawn], vectors: Mapping[str, bytes]) -> list[str]:
@@ -127,12 +126,13 @@ def _tables(study: Study) -> list[str]:
     parts = [table(cases_table(found.cases))] if several else []
     if several and len(study.cases) > FEW:
         parts = [folded(f"Cases ({len(study.cases)})", parts)]
-    over = tables_across(found) if several else (deciles_table(found.figure1), regret_table(found))
-    parts += [table(one) for one in over]
-    own = [c for c in found.paired if c.holm_p is not None]
-    parts.append(_long(table(paired_table(found.paired)), "Declared comparisons within cases", len(own)))
+    if found.two_runs is None:
+        over = tables_across(found) if several else (deciles_table(found.figure1), regret_table(found))
+        parts += [table(one) for one in over]
+        own = [c for c in found.paired if c.holm_p is not None]
+        parts.append(_long(table(paired_table(found.paired)), "Declared comparisons within cases", len(own)))
+        parts.append(_long(table(effects_table(study)), "What each choice did, over matched pairs", len(study.effects)))
     parts += [
-        _long(table(effects_table(study)), "What each choice did, over matched pairs", len(study.effects)),
         _long(table(teachers_table(study)), "Teachers on validation", len(study.teachers)),
     ]
     students = [c for c in found.calibration if c.kind == "student"]

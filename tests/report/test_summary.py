@@ -38,8 +38,8 @@ def test_it_names_the_configuration_and_what_it_costs_on_datasets_that_did_not_c
     assert summary(eight)[0] == (
         "Use t_ll, CE, tau_s = 1, with the temperature tuned for each case: expected regret "
         f"{out.regret_mean:.2f} %, worst {out.regret_worst:.2f} % ({out.worst_case}), over 8 cases. Each case was "
-        "judged by what the other datasets chose, the same configuration every time. It is at least as good as a search's own "
-        f"pick in {100 * inside.share:.0f} % of the cases."
+        "judged by what the other datasets chose, the same configuration every time. It is at least as good as a "
+        f"search's own pick in {100 * inside.share:.0f} % of the cases."
     )
 
 
