@@ -105,7 +105,6 @@ def _two_runs(two: TwoRuns, gallery: Sequence[Drawn], vectors: Mapping[str, byte
     own = [one for one in gallery if one.section == TWO]
     return [
         '<h2 id="two">Two runs</h2>',
-        f'<p class="said">{prose(two.sentence)}</p>',
         table(two_runs_table(two), heading=False),
         _shown(own, vectors),
     ]

@@ -89,7 +89,9 @@ def _use(stable: Stable, out: Stable | None, found: Findings) -> list[str]:
     total = len(found.cases)
     tested = out if out is not None and out.cases == total else None
     told = tested or stable
-    what = f"Use {configuration_words(stable.label)}, with the temperature tuned for each case"
+    firm = tested is None or 2 * tested.cells.get(stable.label, 0) >= total
+    lead = "Use" if firm else "No configuration is stable here; the votes lean to"
+    what = f"{lead} {configuration_words(stable.label)}, with the temperature tuned for each case"
     cost = f"expected regret {percent(told.regret_mean)}, worst {percent(told.regret_worst)} ({told.worst_case})"
     if tested is None:
         trust = "The same cases chose it, so on other data expect more"

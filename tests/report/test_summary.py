@@ -63,6 +63,17 @@ def test_other_choices_on_other_datasets_are_counted(eight):
     )
 
 
+def test_a_choice_that_most_datasets_would_not_make_is_no_advice(eight):
+    own = tuple(
+        replace(s, cells={"ce t_ll tau_s=1": 3, "ce t_hs tau_s=1": 5}) if s.rule != "in sample" else s
+        for s in eight.findings.stable
+    )
+    said = summary(changed(eight, stable=own))[0]
+    assert said.startswith(
+        "No configuration is stable here; the votes lean to t_ll, CE, tau_s = 1, with the temperature"
+    )
+
+
 def test_one_dataset_cannot_judge_its_own_choice():
     said = summary(study(3, datasets=1))
     assert "The same cases chose it, so on other data expect more." in said[0]
