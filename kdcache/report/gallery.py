@@ -55,7 +55,7 @@ def _names(curves: Sequence[Deciles]) -> list[str]:
 
 def _spread(study: Study) -> Iterator[Drawn]:
     curves = study.findings.figure1
-    if curves:
+    if curves and len(study.cases) > 1:  # deciles of one case are one number, which the tables have
         caption = (
             f"Gain in test score of the best candidate over the worst, and over a random one. {deciles_text(curves)} "
             f"Picked by test: an oracle that nobody can follow; picked by validation: what a user can do. "
@@ -66,7 +66,7 @@ def _spread(study: Study) -> Iterator[Drawn]:
 
 def _choices(study: Study) -> Iterator[Drawn]:
     curves = study.findings.figure2
-    if curves:
+    if curves and len(study.cases) > 1:
         caption = (
             f"Signed gain in test score of each choice's alternative over its default, as the search compared them. "
             f"{deciles_text(curves)} {null_text(study.findings, curves)}{left_out(curves)} "

@@ -237,7 +237,7 @@ def test_a_band_says_where_its_noise_is_from_and_no_band_why(many):
     caption = next(d.caption for d in gallery(many) if d.name == "figure-1")
     assert "95 % of 4,000 simulated studies with seed noise alone" in caption
     assert "noise from replicated seeds, pooled in each case" in caption
-    alone = next(d.caption for d in gallery(study(1, 1)) if d.name == "figure-1")
+    alone = next(d.caption for d in gallery(study(2, 1)) if d.name == "figure-1")
     assert "No band of seed noise: noise between seeds is unknown" in alone
 
 
