@@ -173,6 +173,36 @@ def train_student(config: Path, **options: Any) -> None:
 
 
 @cli.command()
+@run_options
+@click.option("--design", help="greedy or factorial.")
+@click.option("--student", "students", multiple=True, help="Name of a student in the models file; repeatable.")
+@click.option("--complete", metavar="LIST", help="Also train what compare needs: of lazy,stable,random.")
+@click.option("--seeds", metavar="LIST", help="E.g. 0,1,2: the first one searches, the others repeat.")
+@click.option("--jobs", type=int, default=1, show_default=True, help="Trainings at once; on GPUs one on each.")
+@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, the number of trainings and a time; write nothing.")
+@device_option
+def search(config: Path, students: tuple[str, ...], **options: Any) -> None:
+    """Search for the best configuration of each student, from the cache.
+
+    Settings: the block `search:` of CONFIG; `student:` says how each configuration is trained. A training that has
+    finished is never repeated: interrupted, the same command continues.
+    """
+    flags = [f"search.students=[{', '.join(students)}]"] if students else []
+    flags += [f"search.{name}=[{options[name]}]" for name in ("complete", "seeds") if options[name] is not None]
+    flags += [f"search.design={options['design']}"] if options["design"] is not None else []
+    options["overrides"] = (*options["overrides"], *flags)
+    file = _load(config, options)
+    from kdcache.student.search import run as search_run
+
+    how = search_run.How(jobs=options["jobs"], executor=options["executor"], device=options["device"])
+    if options["dry_run"]:
+        click.echo(search_run.dry_run(file, how))
+        return
+    search_run.run(file, how, say=click.echo)
+
+
+@cli.command()
 @click.argument("runs", nargs=-1, type=PATH, required=True)
 @click.option("--out", type=PATH, default=Path("runs/compare"), show_default=True, help="Folder of the report.")
 @click.option("--resamples", type=int, default=10_000, show_default=True, help="Bootstrap resamples of test examples.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from kdcache.cache.layout import TeacherIdentity
-from kdcache.cache.reader import Cache
+from kdcache.cache.reader import LRU_BYTES, Cache
 from kdcache.core.config import digest, plain
 from kdcache.core.configuration import MIXED, Configuration
 from kdcache.core.errors import ConfigError, IncompatibleTargets, RunError
@@ -64,8 +64,13 @@ class Plan:
     folder: Path
 
 
-def plan(file: RunFile, config: StudentConfig) -> Plan:
+def plan(file: RunFile, config: StudentConfig, *, cache: Cache | None = None) -> Plan:
     """Check a configuration against the cache and name its run folder.
+
+    Args:
+        file: the study.
+        config: what to train.
+        cache: the configuration's, where it is open already.
 
     Raises:
         ConfigError: no such student or teacher, or no cache yet.
@@ -74,7 +79,7 @@ def plan(file: RunFile, config: StudentConfig) -> Plan:
     """
     name = config.student or _only_student(file.models)
     source = file.models.student(name)
-    cache = _open_cache(file, config)
+    cache = cache or open_cache(file, config)
     canonical = config.configuration.canonical()
     configuration = _by_checkpoint(canonical, cache)
     identities = [cache.teacher(teacher) for teacher in configuration.teachers]
@@ -141,12 +146,18 @@ def _content(identity: TeacherIdentity) -> list[str | int | float]:
     ]
 
 
-def _open_cache(file: RunFile, config: StudentConfig) -> Cache:
+def open_cache(file: RunFile, config: StudentConfig, *, cache_bytes: int = LRU_BYTES) -> Cache:
+    """The cache that a configuration names, or the study's own.
+
+    Raises:
+        ConfigError: the study has none yet.
+        CacheError: no sound cache.
+    """
     if config.cache is None and not file.cache_folder.exists():
         raise ConfigError(
             f"no cache in {file.cache_folder}; run kdcache dump-teacher {file.path} first, or name one with --cache"
         )
-    return Cache.open(config.cache or file.cache_folder)
+    return Cache.open(config.cache or file.cache_folder, cache_bytes=cache_bytes)
 
 
 def _only_student(found: ModelsConfig) -> str:

@@ -19,7 +19,7 @@ from kdcache.training.models import ModelsConfig
 
 T = TypeVar("T")
 
-KEYS = ("dataset", "models", "out", "teacher", "dump", "student")
+KEYS = ("dataset", "models", "out", "teacher", "dump", "student", "search")
 """What may stand at the top of a run file."""
 
 

@@ -1,0 +1,182 @@
+"""`kdcache search`: from the run file to finished runs and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from kdcache.core.design import Best
+from kdcache.core.errors import ConfigError, TrainingError
+from kdcache.student.plan import StudentConfig
+from kdcache.student.search import estimate, preview
+from kdcache.student.search.driver import Driver, Executor, Job, Report, names
+from kdcache.student.search.jobs import Bench, InProcess, check_all, check_base
+from kdcache.student.search.journal import Journal
+from kdcache.student.search.program import Found, program
+from kdcache.student.search.settings import SearchConfig
+from kdcache.student.search.table import Table
+from kdcache.student.shared import Shared
+from kdcache.training.run import RunFile
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """How a search runs.
+
+    Attributes:
+        jobs: trainings at once.
+        executor: `local` processes or `ray`.
+        device: `auto`, `cpu`, `cuda`.
+    """
+
+    jobs: int = 1
+    executor: Literal["local", "ray"] = "local"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """A search, checked: its settings with the defaults filled in.
+
+    Attributes:
+        file: the study.
+        config: what may be tried.
+        students: their names.
+        seeds: the first one searches.
+        bench: makes jobs.
+        how: it runs.
+    """
+
+    file: RunFile
+    config: SearchConfig
+    students: tuple[str, ...]
+    seeds: tuple[int, ...]
+    bench: Bench
+    how: How
+
+    @classmethod
+    def of(cls, file: RunFile, how: How) -> Search:
+        """Read the blocks `search:` and `student:`, and refuse what cannot be done before anything trains.
+
+        Raises:
+            KDCacheError: bad settings, no cache, no such student or teacher, a loss that the cache does not give.
+        """
+        config = file.block("search", SearchConfig)
+        base = file.block("student", StudentConfig)
+        check_base(base)
+        students = config.students or tuple(file.models.students)
+        if not students:
+            raise ConfigError("the models file names no student; a search needs at least one")
+        for student in students:
+            file.models.student(student)
+        if "validation" not in file.dataset.splits:
+            raise ConfigError(f"dataset {file.dataset.name} has no validation split; a search decides by its score")
+        if "test" not in file.dataset.splits:
+            raise ConfigError(f"dataset {file.dataset.name} has no test split; a search is reported by its score")
+        shared = Shared(file, cache_bytes=config.cache_bytes)
+        bench = Bench(shared=shared, base=base, device=how.device, keep_checkpoints=config.keep_checkpoints)
+        seeds = config.seeds or (base.seed,)
+        for rate in config.learning_rates:
+            replace(base, learning_rate=rate)  # refuses one that no training takes
+        check_all(bench, students, estimate.possible(config, seeds[0]))
+        return cls(file=file, config=config, students=students, seeds=seeds, bench=bench, how=how)
+
+
+def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
+    """Search; what has finished is not trained again.
+
+    Args:
+        file: the study.
+        how: it runs.
+        say: prints a line.
+
+    Returns:
+        What was found of each student.
+
+    Raises:
+        KDCacheError: see `Search.of`.
+        TrainingError: trainings failed; they are named, after all that does not depend on them has been done.
+    """
+    search = Search.of(file, how)
+    journal = Journal(file.out)
+    most = estimate.bounds(search.config, search.seeds)[1]
+    with journal.alone():
+        journal.settings(search.config, students=search.students, seeds=search.seeds)
+        table = Table(dict.fromkeys(search.students, most), say, slots=how.jobs)
+
+        def started(job: Job) -> None:
+            journal.started(job)
+            table.started(job)
+
+        def ended(report: Report) -> None:
+            if not report.before:
+                journal.ended(report)
+            table.ended(report)
+
+        with closing(_executor(search, started)) as executor, table:
+            driver = Driver(
+                executor,
+                resolve=search.bench.job,
+                finished=search.bench.finished,
+                skip=search.config.on_error == "skip",
+                heard=ended,
+            )
+            found = driver.run({s: program(search.config, search.seeds) for s in search.students})
+        for student, one in found.items():
+            folders = {r.job.label: f for f, r in driver.reports.items() if r.job.config.student == student}
+            journal.outcome(student, one, seeds=search.seeds, folders=folders)
+            say(summary(student, one))
+    if driver.failures:
+        raise TrainingError(
+            f"{len(driver.failures)} of {len(driver.reports)} trainings failed: {names(driver.failures)}; "
+            f"the same command tries them again"
+        )
+    say(f"runs: {file.students_folder}")
+    say(f"next: kdcache compare {file.students_folder}")
+    return found
+
+
+def _executor(search: Search, started: Callable[[Job], None]) -> Executor:
+    return InProcess(search.bench, started)
+
+
+def summary(student: str, found: Found) -> str:
+    """What a student's search found, in a few lines."""
+    outcome = found.outcome
+    lines = [f"{student}:"]
+    for pair in outcome.pairs:
+        sides = f"{_side(pair.default)} or {_side(pair.alternative)}"
+        lines.append(f"  {pair.choice:<8} {sides}: {'moved' if pair.sign > 0 else 'kept'}")
+    lines.append(f"  best     {_side(outcome.best)}")
+    if outcome.hard is not None:
+        lines.append(f"  baseline {_side(outcome.hard)}")
+    return "\n".join(lines)
+
+
+def _side(best: Best) -> str:
+    return f"{best.trial.configuration.label()} {best.value:.4f}"
+
+
+def dry_run(file: RunFile, how: How) -> str:
+    """The plan of a search: cells, stages, trainings, hours. Nothing is trained or written.
+
+    Raises:
+        KDCacheError: see `Search.of`.
+    """
+    search = Search.of(file, how)
+    config, space, bench = search.config, search.config.space(), search.bench
+    lines = [f"{config.design} search of {', '.join(search.students)}; first seed {search.seeds[0]}"]
+    listed = ", ".join(f"{tau:g}" for tau in space.temperatures)
+    lines += [
+        f"  temperatures  {listed}{', then four around the best' if space.second_stage else ''}",
+        f"  rates         {', '.join(f'{rate or bench.base.learning_rate:g}' for rate in space.learning_rates)}",
+        f"  choices       {', '.join(space.order)}, then alpha of {', '.join(f'{a:g}' for a in space.alphas) or 'none'}",
+        f"  then          complete {', '.join(config.complete) or 'nothing'}; "
+        f"seeds {', '.join(map(str, search.seeds[1:])) or 'none'} repeat {config.replicate}",
+    ]
+    costs = [preview.cost(config, search.seeds, student, bench) for student in search.students]
+    return "\n".join([*lines, *(f"  {cost}" for cost in costs), preview.hours(costs, jobs=how.jobs)])
