@@ -47,7 +47,7 @@ class Shared:
 
     def plan(self, config: StudentConfig) -> Plan:
         """See `plan.plan`; the cache is opened once."""
-        return plan(self.file, config, cache=self._cache(config))
+        return plan(self.file, config, cache=self.cache(config))
 
     def inputs(self, planned: Plan) -> Inputs:
         """The evaluation splits, the tokenizer, and (where it is not the teacher's) the student's own training items.
@@ -60,7 +60,12 @@ class Shared:
         key = ("inputs", planned.name, planned.cache.root, planned.config.allow_mismatch)
         return self._once(key, lambda: self._read(planned))
 
-    def _cache(self, config: StudentConfig) -> Cache:
+    def cache(self, config: StudentConfig) -> Cache:
+        """The cache that a configuration trains from.
+
+        Raises:
+            KDCacheError: there is none, or no sound one.
+        """
         key = ("cache", config.cache)
         return self._once(key, lambda: open_cache(self.file, config, cache_bytes=self._cache_bytes))
 

@@ -18,6 +18,7 @@ from kdcache.student.plan import Plan, StudentConfig, finished
 from kdcache.student.search.driver import Job, Report
 from kdcache.student.search.program import Request
 from kdcache.student.shared import Shared
+from kdcache.training.run import RunFile
 
 SCALE = Configuration().kd_scale
 
@@ -63,6 +64,11 @@ class Bench:
         result = finished(planned.folder, planned.key)
         return _report(job, result, before=True) if result is not None else None
 
+    def aliases(self) -> dict[str, str]:
+        """Teacher's name -> the first name of its checkpoint: t_hs and t_ll may be one."""
+        cache = self.shared.cache(self.base)
+        return {alias: identity.name for identity in cache.teachers.values() for alias in identity.names}
+
     def train(self, job: Job) -> Report:
         """Train a job. What fails as a training can (a loss that is not finite, memory) is reported, not raised."""
         began = time.monotonic()
@@ -96,6 +102,30 @@ def _report(job: Job, result: RunResult, *, before: bool = False) -> Report:
         prepare=result.seconds.get("prepare", 0.0),
         before=before,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How any process makes its bench; it can be sent to one.
+
+    Attributes:
+        file: the study.
+        base: the block `student:`.
+        device: `auto`, `cpu`, `cuda`.
+        cache_bytes: decoded blocks to keep.
+        keep_checkpoints: see `Bench`.
+    """
+
+    file: RunFile
+    base: StudentConfig
+    device: str
+    cache_bytes: int
+    keep_checkpoints: bool
+
+    def bench(self) -> Bench:
+        """A bench of its own, with nothing read yet."""
+        shared = Shared(self.file, cache_bytes=self.cache_bytes)
+        return Bench(shared=shared, base=self.base, device=self.device, keep_checkpoints=self.keep_checkpoints)
 
 
 class InProcess:

@@ -48,8 +48,17 @@ class Journal:
                 raise RunError(f"another search runs in {self.out}; wait for it, or choose another --out") from None
             yield
 
-    def settings(self, config: SearchConfig, *, students: Sequence[str], seeds: Sequence[int]) -> None:
-        """Say what is searched; `compare` replays the searches of `students` from it."""
+    def settings(
+        self, config: SearchConfig, *, students: Sequence[str], seeds: Sequence[int], teachers: Mapping[str, str]
+    ) -> None:
+        """Say what is searched, so that `compare` can replay the searches from the run folders.
+
+        Args:
+            config: the block `search:`.
+            students: whose searches.
+            seeds: the first one searches.
+            teachers: name -> the name that its checkpoint's runs are under.
+        """
         tree = {
             "format": FORMAT,
             "code": __version__,
@@ -57,6 +66,7 @@ class Journal:
             "space": config.space(),
             "students": students,
             "seeds": seeds,
+            "teachers": teachers,
             "settings": config,
         }
         write_json(self.out / "search.json", tree)

@@ -9,7 +9,7 @@ from pathlib import Path
 from kdcache.student.search.driver import Report
 from kdcache.student.search.estimate import Bounds, bounds
 from kdcache.student.search.jobs import Bench
-from kdcache.student.search.program import Request
+from kdcache.student.search.program import Request, program
 from kdcache.student.search.settings import SearchConfig
 from kdcache.student.search.table import span
 
@@ -37,8 +37,30 @@ class Cost:
         return text
 
 
+def _known(config: SearchConfig, seeds: Sequence[int], student: str, bench: Bench) -> tuple[Report, ...] | None:
+    """The trainings of a search that has ended already, else null."""
+    running = program(config, seeds)
+    found: dict[Path, Report] = {}
+    batch = next(running)
+    while True:
+        values = {}
+        for request in batch:
+            report = bench.finished(bench.job(student, request))
+            if report is None or report.value is None:
+                return None
+            found[report.job.folder], values[request] = report, report.value
+        try:
+            batch = running.send(values)
+        except StopIteration:
+            return tuple(found.values())
+
+
 def cost(config: SearchConfig, seeds: Sequence[int], student: str, bench: Bench) -> Cost:
     """Count a student's trainings; equal ones, e.g. of t_hs and t_ll where they are one checkpoint, once."""
+    known = _known(config, seeds, student, bench)
+    if known is not None:
+        ends = (len(known), len(known))
+        return Cost(student=student, all=ends, left=(0, 0), seconds=tuple(report.seconds for report in known))
     folders: dict[Request, Path] = {}
     finished: dict[Path, Report | None] = {}
 
@@ -61,6 +83,8 @@ def hours(costs: Sequence[Cost], *, jobs: int) -> str:
     known = [second for cost in costs for second in cost.seconds]
     least, most = (sum(cost.left[end] for cost in costs) for end in (0, 1))
     total = f"to do: {_range((least, most))} trainings"
+    if not most:
+        return "to do: nothing"
     if not known:
         return f"{total}; how long they take is not known before the first has finished"
     ends = []

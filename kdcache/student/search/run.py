@@ -12,12 +12,13 @@ from kdcache.core.errors import ConfigError, TrainingError
 from kdcache.student.plan import StudentConfig
 from kdcache.student.search import estimate, preview
 from kdcache.student.search.driver import Driver, Executor, Job, Report, names
-from kdcache.student.search.jobs import Bench, InProcess, check_all, check_base
+from kdcache.student.search.jobs import Bench, InProcess, Recipe, check_all, check_base
 from kdcache.student.search.journal import Journal
 from kdcache.student.search.program import Found, program
+from kdcache.student.search.ray_executor import RayTasks
 from kdcache.student.search.settings import SearchConfig
 from kdcache.student.search.table import Table
-from kdcache.student.shared import Shared
+from kdcache.student.search.workers import Workers, check
 from kdcache.training.run import RunFile
 
 Say = Callable[[str], object]
@@ -47,7 +48,8 @@ class Search:
         config: what may be tried.
         students: their names.
         seeds: the first one searches.
-        bench: makes jobs.
+        recipe: of a bench, for any process.
+        bench: this process's.
         how: it runs.
     """
 
@@ -55,6 +57,7 @@ class Search:
     config: SearchConfig
     students: tuple[str, ...]
     seeds: tuple[int, ...]
+    recipe: Recipe
     bench: Bench
     how: How
 
@@ -67,6 +70,7 @@ class Search:
         """
         config = file.block("search", SearchConfig)
         base = file.block("student", StudentConfig)
+        check(how.jobs, device=how.device)
         check_base(base)
         students = config.students or tuple(file.models.students)
         if not students:
@@ -77,13 +81,19 @@ class Search:
             raise ConfigError(f"dataset {file.dataset.name} has no validation split; a search decides by its score")
         if "test" not in file.dataset.splits:
             raise ConfigError(f"dataset {file.dataset.name} has no test split; a search is reported by its score")
-        shared = Shared(file, cache_bytes=config.cache_bytes)
-        bench = Bench(shared=shared, base=base, device=how.device, keep_checkpoints=config.keep_checkpoints)
+        recipe = Recipe(
+            file=file,
+            base=base,
+            device=how.device,
+            cache_bytes=config.cache_bytes,
+            keep_checkpoints=config.keep_checkpoints,
+        )
+        bench = recipe.bench()
         seeds = config.seeds or (base.seed,)
         for rate in config.learning_rates:
             replace(base, learning_rate=rate)  # refuses one that no training takes
         check_all(bench, students, estimate.possible(config, seeds[0]))
-        return cls(file=file, config=config, students=students, seeds=seeds, bench=bench, how=how)
+        return cls(file=file, config=config, students=students, seeds=seeds, recipe=recipe, bench=bench, how=how)
 
 
 def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
@@ -105,8 +115,7 @@ def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
     journal = Journal(file.out)
     most = estimate.bounds(search.config, search.seeds)[1]
     with journal.alone():
-        journal.settings(search.config, students=search.students, seeds=search.seeds)
-        table = Table(dict.fromkeys(search.students, most), say, slots=how.jobs)
+        journal.settings(search.config, students=search.students, seeds=search.seeds, teachers=search.bench.aliases())
 
         def started(job: Job) -> None:
             journal.started(job)
@@ -117,7 +126,8 @@ def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
                 journal.ended(report)
             table.ended(report)
 
-        with closing(_executor(search, started)) as executor, table:
+        planned = dict.fromkeys(search.students, most)
+        with closing(_executor(search, started)) as executor, Table(planned, say, slots=executor.slots) as table:
             driver = Driver(
                 executor,
                 resolve=search.bench.job,
@@ -141,7 +151,17 @@ def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
 
 
 def _executor(search: Search, started: Callable[[Job], None]) -> Executor:
-    return InProcess(search.bench, started)
+    """Where the search's trainings run.
+
+    Raises:
+        LaunchError: what was asked for cannot be had.
+    """
+    how = search.how
+    if how.executor == "ray":
+        return RayTasks(search.recipe, cpus=search.config.cpus_per_trial, started=started)
+    if how.jobs == 1:
+        return InProcess(search.bench, started)
+    return Workers(search.recipe, jobs=how.jobs, started=started)
 
 
 def summary(student: str, found: Found) -> str:
@@ -174,7 +194,8 @@ def dry_run(file: RunFile, how: How) -> str:
     lines += [
         f"  temperatures  {listed}{', then four around the best' if space.second_stage else ''}",
         f"  rates         {', '.join(f'{rate or bench.base.learning_rate:g}' for rate in space.learning_rates)}",
-        f"  choices       {', '.join(space.order)}, then alpha of {', '.join(f'{a:g}' for a in space.alphas) or 'none'}",
+        f"  choices       {', '.join(space.order)}, "
+        f"then alpha of {', '.join(f'{alpha:g}' for alpha in space.alphas) or 'none'}",
         f"  then          complete {', '.join(config.complete) or 'nothing'}; "
         f"seeds {', '.join(map(str, search.seeds[1:])) or 'none'} repeat {config.replicate}",
     ]

@@ -43,6 +43,8 @@ class SearchConfig:
     """After a training that fails: `stop` this student's search after its batch, or `skip` it as the worst score."""
     cache_memory_gb: float = 2.0
     """Decoded blocks of the cache that each process keeps, in 10^9 bytes."""
+    cpus_per_trial: int = 1
+    """Cores of a training with `--executor ray`; on one machine, `--jobs` shares them out."""
     keep_checkpoints: bool = True
     """Keep each run's weights; false deletes them once the run is scored, which `compare` does not need."""
 
@@ -55,6 +57,8 @@ class SearchConfig:
             raise ConfigError(f"learning_rates = {list(self.learning_rates)}; allowed: different numbers > 0")
         if self.cache_memory_gb <= 0:
             raise ConfigError(f"cache_memory_gb = {self.cache_memory_gb}; allowed: a number > 0")
+        if self.cpus_per_trial < 1:
+            raise ConfigError(f"cpus_per_trial = {self.cpus_per_trial} must be at least 1")
         self.space()
 
     def space(self) -> Space:
