@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdcache.core.errors import KDCacheError, LaunchError
-from kdcache.options import PATH, device_option, launch_options, run_options
+from kdcache.options import PATH, device_option, launch_options, run_options, search_options, search_overrides
 from kdcache.version import __version__
 
 if TYPE_CHECKING:
@@ -174,32 +174,20 @@ def train_student(config: Path, **options: Any) -> None:
 
 @cli.command()
 @run_options
-@click.option("--design", help="greedy or factorial.")
-@click.option("--student", "students", multiple=True, help="Name of a student in the models file; repeatable.")
-@click.option("--complete", metavar="LIST", help="Also train what compare needs: of lazy,stable,random.")
-@click.option("--seeds", metavar="LIST", help="E.g. 0,1,2: the first one searches, the others repeat.")
-@click.option("--jobs", type=int, default=1, show_default=True, help="Trainings at once; on GPUs one on each.")
-@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where.")
+@search_options
 @click.option("--dry-run", is_flag=True, help="Print the plan, the number of trainings and a time; write nothing.")
 @device_option
-def search(config: Path, students: tuple[str, ...], **options: Any) -> None:
+def search(config: Path, **options: Any) -> None:
     """Search for the best configuration of each student, from the cache.
 
-    Settings: the block `search:` of CONFIG; `student:` says how each configuration is trained. A training that has
-    finished is never repeated: interrupted, the same command continues.
+    Settings: the blocks `search:` and `student:` of CONFIG. What has finished is never trained again.
     """
-    flags = [f"search.students=[{', '.join(students)}]"] if students else []
-    flags += [f"search.{name}=[{options[name]}]" for name in ("complete", "seeds") if options[name] is not None]
-    flags += [f"search.design={options['design']}"] if options["design"] is not None else []
-    options["overrides"] = (*options["overrides"], *flags)
+    options["overrides"] += tuple(search_overrides(options))
     file = _load(config, options)
     from kdcache.student.search import run as search_run
 
-    how = search_run.How(jobs=options["jobs"], executor=options["executor"], device=options["device"])
-    if options["dry_run"]:
-        click.echo(search_run.dry_run(file, how))
-        return
-    search_run.run(file, how, say=click.echo)
+    how = search_run.How(**{name: options[name] for name in ("jobs", "executor", "device")})
+    (search_run.dry_run if options["dry_run"] else search_run.run)(file, how, click.echo)
 
 
 @cli.command()

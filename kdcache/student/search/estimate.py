@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from kdcache.core.configuration import Configuration
 from kdcache.core.design import CHOICES, HARD, LAZY, Space, Trial, flip, grid
@@ -23,7 +24,7 @@ class Scenario:
 
     Attributes:
         ranks: cell -> how good it is.
-        taus: cell -> its best temperature of stage 1.
+        taus: cell -> its best temperature, or what that is near.
         rate: the best learning rate.
     """
 
@@ -32,16 +33,16 @@ class Scenario:
     rate: float
 
     def value(self, request: Request) -> float:
-        """The score of a trial: the best of the cells that it belongs to."""
+        """The score of a trial; of one that belongs to two cells (tau 1), for the cell that is best there, or else so
+        that neither is."""
         configuration = request.trial.configuration
         if configuration.alpha < 1:
             return 0.0
         bonus = 0.5 * (request.trial.learning_rate == self.rate)
-        return bonus + max(
-            rank + (_at(cell, self.taus[cell]) == configuration)
-            for cell, rank in self.ranks.items()
-            if _at(cell, configuration.tau_t) == configuration
-        )
+        of = [cell for cell in self.ranks if _at(cell, configuration.tau_t) == configuration]
+        best = [self.ranks[cell] + 1 for cell in of if _at(cell, self.taus[cell]) == configuration]
+        near = [self.ranks[cell] + 1 / (2 + abs(configuration.tau_t - self.taus[cell])) for cell in of]
+        return bonus + (max(best) if best else min(near))
 
 
 def requests(config: SearchConfig, seeds: Sequence[int], scenario: Scenario) -> tuple[Request, ...]:
@@ -58,17 +59,24 @@ def requests(config: SearchConfig, seeds: Sequence[int], scenario: Scenario) -> 
 
 
 def scenarios(space: Space) -> Iterator[Scenario]:
-    """Every path, with each of its cells best at the lowest or at the highest temperature: where counts differ."""
-    ends = tuple(dict.fromkeys((space.temperatures[0], space.temperatures[-1])))
+    """Every path, with each of its cells best at one of two temperatures between which counts differ: at 1, where cells
+    meet each other and lazy's, and where none meets any."""
+    lowest, highest = space.temperatures[0], space.temperatures[-1]
+    meeting = 1.0 if 1.0 in space.temperatures else lowest
+    apart = second_stage(highest, space.temperatures)[0] if space.second_stage else highest
+    ends = tuple(dict.fromkeys((meeting, apart)))
     rates = tuple(dict.fromkeys((space.learning_rates[0], space.learning_rates[-1])))
     for moves in itertools.product((False, True), repeat=len(space.order)):
         current = Configuration()
-        ranks = dict.fromkeys(grid(), -MOVE * 10) | {current: 0.0}
+        ranks = {current: 0.0}
         for choice, move in zip(space.order, moves, strict=True):
             other = flip(current, choice)
             ranks[other] = ranks[current] + (MOVE if move else -MOVE)
             current = other if move else current
-        path = [cell for cell, rank in ranks.items() if rank > -MOVE * 10]
+        path = list(ranks)
+        # Off the path tau_s = 1 is ahead of tied, else MSE at tau_s = 1 would always be best at tau 1, which is tied's.
+        for cell in grid():
+            ranks.setdefault(cell, -10 * MOVE if cell.tau_s == "tied" else ranks[flip(cell, "tau_s")] + MOVE / 2)
         for taus in itertools.product(ends, repeat=len(path)):
             best = dict.fromkeys(grid(), taus[0]) | dict(zip(path, taus, strict=True))
             for rate in rates:
@@ -111,5 +119,6 @@ def _reached(config: SearchConfig) -> list[Configuration]:
     return [*cells, *([STABLE] if "stable" in config.complete and STABLE not in cells else [])]
 
 
+@cache
 def _at(cell: Configuration, tau: float) -> Configuration:
     return replace(cell, tau_t=tau).canonical()

@@ -113,29 +113,10 @@ def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
     """
     search = Search.of(file, how)
     journal = Journal(file.out)
-    most = estimate.bounds(search.config, search.seeds)[1]
     with journal.alone():
         journal.settings(search.config, students=search.students, seeds=search.seeds, teachers=search.bench.aliases())
 
-        def started(job: Job) -> None:
-            journal.started(job)
-            table.started(job)
-
-        def ended(report: Report) -> None:
-            if not report.before:
-                journal.ended(report)
-            table.ended(report)
-
-        planned = dict.fromkeys(search.students, most)
-        with closing(_executor(search, started)) as executor, Table(planned, say, slots=executor.slots) as table:
-            driver = Driver(
-                executor,
-                resolve=search.bench.job,
-                finished=search.bench.finished,
-                skip=search.config.on_error == "skip",
-                heard=ended,
-            )
-            found = driver.run({s: program(search.config, search.seeds) for s in search.students})
+        driver, found = _drive(search, journal, say)
         for student, one in found.items():
             folders = {r.job.label: f for f, r in driver.reports.items() if r.job.config.student == student}
             journal.outcome(student, one, seeds=search.seeds, folders=folders)
@@ -148,6 +129,30 @@ def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
     say(f"runs: {file.students_folder}")
     say(f"next: kdcache compare {file.students_folder}")
     return found
+
+
+def _drive(search: Search, journal: Journal, say: Say) -> tuple[Driver, dict[str, Found]]:
+    """Run the programs of all students, with their journal and table."""
+    planned = dict.fromkeys(search.students, estimate.bounds(search.config, search.seeds)[1])
+
+    def started(job: Job) -> None:
+        journal.started(job)
+        table.started(job)
+
+    def ended(report: Report) -> None:
+        if not report.before:
+            journal.ended(report)
+        table.ended(report)
+
+    with closing(_executor(search, started)) as executor, Table(planned, say, slots=executor.slots) as table:
+        driver = Driver(
+            executor,
+            resolve=search.bench.job,
+            finished=search.bench.finished,
+            skip=search.config.on_error == "skip",
+            heard=ended,
+        )
+        return driver, driver.run({student: program(search.config, search.seeds) for student in search.students})
 
 
 def _executor(search: Search, started: Callable[[Job], None]) -> Executor:
@@ -181,7 +186,7 @@ def _side(best: Best) -> str:
     return f"{best.trial.configuration.label()} {best.value:.4f}"
 
 
-def dry_run(file: RunFile, how: How) -> str:
+def dry_run(file: RunFile, how: How, say: Say) -> None:
     """The plan of a search: cells, stages, trainings, hours. Nothing is trained or written.
 
     Raises:
@@ -200,4 +205,5 @@ def dry_run(file: RunFile, how: How) -> str:
         f"seeds {', '.join(map(str, search.seeds[1:])) or 'none'} repeat {config.replicate}",
     ]
     costs = [preview.cost(config, search.seeds, student, bench) for student in search.students]
-    return "\n".join([*lines, *(f"  {cost}" for cost in costs), preview.hours(costs, jobs=how.jobs)])
+    for line in (*lines, *(f"  {cost}" for cost in costs), preview.hours(costs, jobs=how.jobs)):
+        say(line)
