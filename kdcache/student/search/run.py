@@ -70,7 +70,7 @@ class Search:
         """
         config = file.block("search", SearchConfig)
         base = file.block("student", StudentConfig)
-        check(how.jobs, device=how.device)
+        check(how.jobs, device=how.device, executor=how.executor)
         check_base(base)
         students = config.students or tuple(file.models.students)
         if not students:

@@ -22,7 +22,7 @@ from kdcache.student.search.jobs import Recipe
 JOIN_SECONDS = 10.0
 
 
-def check(jobs: int, *, device: str) -> None:
+def check(jobs: int, *, device: str, executor: str = "local") -> None:
     """Refuse what cannot run side by side.
 
     Raises:
@@ -30,6 +30,8 @@ def check(jobs: int, *, device: str) -> None:
     """
     if jobs < 1:
         raise LaunchError(f"--jobs {jobs}: give at least 1")
+    if jobs > 1 and executor != "local":
+        raise LaunchError("--jobs is for --executor local; Ray runs as many as search.cpus_per_trial leaves room for")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise LaunchError("a search is one process and starts others with --jobs; run it without a launcher")
     gpus = torch.cuda.device_count() if device != "cpu" else 0
