@@ -172,4 +172,4 @@ def test_the_module_and_the_console_script_show_the_commands_in_order(start: lis
     done = subprocess.run([*start, "--help"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     shown = re.findall(r"^  (\w[\w-]*) +\S", done.stdout.split("Commands:")[1], flags=re.M)
-    assert shown == ["demo", "train-teacher", "dump-teacher", "train-student", "compare", "inspect"]
+    assert shown == ["demo", "train-teacher", "dump-teacher", "train-student", "search", "compare", "inspect"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -64,13 +65,13 @@ class Plan:
     folder: Path
 
 
-def plan(file: RunFile, config: StudentConfig, *, cache: Cache | None = None) -> Plan:
+def plan(file: RunFile, config: StudentConfig, *, opened: Callable[[], Cache] | None = None) -> Plan:
     """Check a configuration against the cache and name its run folder.
 
     Args:
         file: the study.
         config: what to train.
-        cache: the configuration's, where it is open already.
+        opened: gives the configuration's cache, where it may be open already.
 
     Raises:
         ConfigError: no such student or teacher, or no cache yet.
@@ -79,7 +80,7 @@ def plan(file: RunFile, config: StudentConfig, *, cache: Cache | None = None) ->
     """
     name = config.student or _only_student(file.models)
     source = file.models.student(name)
-    cache = cache or open_cache(file, config)
+    cache = opened() if opened else open_cache(file, config)
     canonical = config.configuration.canonical()
     configuration = _by_checkpoint(canonical, cache)
     identities = [cache.teacher(teacher) for teacher in configuration.teachers]

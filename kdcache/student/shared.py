@@ -47,7 +47,7 @@ class Shared:
 
     def plan(self, config: StudentConfig) -> Plan:
         """See `plan.plan`; the cache is opened once."""
-        return plan(self.file, config, cache=self.cache(config))
+        return plan(self.file, config, opened=lambda: self.cache(config))
 
     def inputs(self, planned: Plan) -> Inputs:
         """The evaluation splits, the tokenizer, and (where it is not the teacher's) the student's own training items.
