@@ -15,12 +15,18 @@ import click
 
 from kdcache.core.errors import LaunchError
 from kdcache.ending import end
-from kdcache.options import PATH, check_dump_flags, device_option, launch_options, run_options, search_overrides
+from kdcache.options import (
+    PATH,
+    check_dump_flags,
+    device_option,
+    launch_options,
+    run_options,
+    search_options,
+    search_overrides,
+)
 from kdcache.version import __version__
 
 if TYPE_CHECKING:
-    from kdcache.student.search.executors import Executor
-    from kdcache.student.search.run import Request
     from kdcache.training.launch import Launch
     from kdcache.training.run import RunFile
 
@@ -155,48 +161,20 @@ def train_student(config: Path, **options: Any) -> None:
 
 @cli.command()
 @run_options
-@click.option("--design", help="greedy or factorial.")
-@click.option("--student", "students", multiple=True, help="Name of a student in the models file; repeatable.")
-@click.option("--complete", help="What compare wants beside the search: of lazy,stable,random.")
-@click.option("--seeds", help="Numbers joined by commas; the first searches, the others repeat what is reported.")
-@click.option("--jobs", type=int, default=1, show_default=True, help="Trials at once on this machine.")
-@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and the number of trainings; write nothing.")
+@search_options
+@click.option("--dry-run", is_flag=True, help="Print the plan, the number of trainings and a time; write nothing.")
 @device_option
 def search(config: Path, **options: Any) -> None:
-    """Search for each student's best configuration over a cache, by validation score.
+    """Search for the best configuration of each student, from the cache.
 
-    Settings: the block `search:` of CONFIG; how a trial is trained: the block `student:`. Finished trials are not
-    repeated, so the same command continues an interrupted search.
+    Settings: the blocks `search:` and `student:` of CONFIG. What has finished is never trained again.
     """
-    from kdcache.student.plan import StudentConfig
-    from kdcache.student.search import preview, run
-    from kdcache.student.search.settings import SearchConfig
-
-    asked = {name: options.pop(name) for name in ("students", "jobs", "executor", "dry_run", "device")}
-    options["overrides"] = (*options["overrides"], *search_overrides(options))
+    options["overrides"] += tuple(search_overrides(options))
     file = _load(config, options)
-    request = run.Request(
-        file=file,
-        config=file.block("search", SearchConfig),
-        base=file.block("student", StudentConfig),
-        students=asked["students"],
-        jobs=asked["jobs"],
-        device=asked["device"],
-        executor=_cluster if asked["executor"] == "ray" else None,
-    )
-    if asked["dry_run"]:
-        click.echo(preview.text(file, request.config, request.space, request.names, jobs=request.jobs))
-    else:
-        run.run(request, say=click.echo)
+    from kdcache.student.search import run as search_run
 
-
-def _cluster(request: Request) -> Executor:
-    try:
-        from kdcache.student.search.cluster import OnRay
-    except ImportError:
-        raise LaunchError("--executor ray needs Ray: pip install 'kdcache[ray]'") from None
-    return OnRay(request.file, request.device)
+    how = search_run.How(**{name: options[name] for name in ("jobs", "executor", "device")})
+    (search_run.dry_run if options["dry_run"] else search_run.run)(file, how, click.echo)
 
 
 @cli.command()

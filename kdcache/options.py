@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,14 @@ launch_options = _options(
     click.option("--num-nodes", type=int, help="Machines of the hostfile to use."),
     click.option("--hostfile", type=PATH, help="DeepSpeed hostfile, for several machines."),
 )
+search_options = _options(
+    click.option("--design", help="greedy or factorial."),
+    click.option("--student", "students", multiple=True, help="Name of a student in the models file; repeatable."),
+    click.option("--complete", metavar="LIST", help="Also train what compare needs: of lazy,stable,random."),
+    click.option("--seeds", metavar="LIST", help="E.g. 0,1,2: the first one searches, the others repeat."),
+    click.option("--jobs", type=int, default=1, show_default=True, help="Trainings at once; on GPUs one on each."),
+    click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where."),
+)
 
 
 def check_dump_flags(asked: dict[str, Any]) -> None:
@@ -54,9 +62,9 @@ def check_dump_flags(asked: dict[str, Any]) -> None:
             raise click.UsageError(f"--{name.removeprefix('as_')} means something only with {needs}")
 
 
-def search_overrides(options: dict[str, Any]) -> list[str]:
-    """The flags of `search` as changes of its block; they are taken out of `options`."""
-    design, complete, seeds = (options.pop(name) for name in ("design", "complete", "seeds"))
-    lists = {"complete": complete, "seeds": seeds}
-    changes = [f"search.{name}=[{value}]" for name, value in lists.items() if value is not None]
-    return changes if design is None else [f"search.design={design}", *changes]
+def search_overrides(options: Mapping[str, Any]) -> list[str]:
+    """The settings that flags of `search` change."""
+    students = options["students"]
+    flags = [f"search.students=[{', '.join(students)}]"] if students else []
+    flags += [f"search.{name}=[{options[name]}]" for name in ("complete", "seeds") if options[name] is not None]
+    return flags + ([f"search.design={options['design']}"] if options["design"] is not None else [])

@@ -1,177 +1,316 @@
-"""`kdcache search` on a tiny study: every trial once, a killed search goes on, workers and Ray give the same."""
+"""`kdcache search` on the tiny study, by the command: what it trains, what it refuses, how it survives."""
 
 from __future__ import annotations
 
-import gc
+import fcntl
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
-from tests.tiny import call, refused
+from kdcache.cli import main
+from kdcache.core.results import read_run, read_statistics
+from kdcache.student import distill
+from kdcache.student.plan import StudentConfig
+from kdcache.training.run import load_run
+from tests.tiny import call, refused, write_run
 
-SEARCH = {"temperatures": [1, 4], "second_stage": False, "alphas": [0.5], "complete": ["lazy"]}
+BLOCK = {"temperatures": [1, 4], "second_stage": False, "alphas": [0.5], "seeds": [0, 1], "complete": ["lazy"]}
 
 
 @pytest.fixture
-def small(study: Path) -> Path:
-    """The tiny study with two students and a short search; the run file."""
-    tree = yaml.safe_load((study / "run.yaml").read_text())
-    tree["models"]["students"]["quarter"] = {"path": str(study / "base"), "layers": 1}
-    tree["student"]["epochs"] = 1
-    tree["search"] = SEARCH
-    tree["out"] = str(study / "out")
-    (study / "search.yaml").write_text(yaml.safe_dump(tree))
-    shutil.rmtree(study / "out/students", ignore_errors=True)
-    return study / "search.yaml"
+def run(study: Path, tmp_path: Path) -> Path:
+    """A run file over the tiny study's cache, with a folder of its own and two steps a training."""
+    return write_search(study, tmp_path)
 
 
-def finished(run: Path) -> dict[str, str]:
-    """Run folder -> its key and scores."""
-    found = {}
-    for path in sorted((run.parent / "out/students").glob("*/*/result.json")):
-        tree = json.loads(path.read_text())
-        found[f"{path.parent.parent.name}/{path.parent.name}"] = json.dumps([tree["key"], tree["scores"]])
-    return found
+def write_search(study: Path, folder: Path, **search: object) -> Path:
+    tree = yaml.safe_load(write_run(study).read_text())
+    tree["out"] = str(folder / "out")
+    tree["student"] |= {"epochs": 1, "batch_size": 32, "cache": str(study / "out/cache")}
+    tree["search"] = BLOCK | search
+    (folder / "search.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "search.yaml"
 
 
-def test_a_search_trains_each_configuration_once_and_says_what_won(
-    small: Path, capsys: pytest.CaptureFixture[str]
+def journal(run: Path, student: str = "half") -> list[dict[str, object]]:
+    path = run.parent / f"out/search/{student}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def folders(run: Path) -> list[Path]:
+    return sorted((run.parent / "out/students").glob("*/*"))
+
+
+def test_a_search_says_what_it_found_and_leaves_what_compare_needs(
+    run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call("search", str(small), "--device", "cpu")
-    first = finished(small)
-    assert "half: " in (said := capsys.readouterr().out)
-    assert "quarter: " in said
-    assert f"{len(first)} trained now, 0 were there" in said
-    tree = json.loads((small.parent / "out/search.json").read_text())
-    assert (tree["design"], tree["seeds"], tree["space"]["temperatures"]) == ("greedy", [0], [1.0, 4.0])
-    call("search", str(small), "--device", "cpu")
-    assert f"0 trained now, {len(first)} were there" in capsys.readouterr().out
-    assert finished(small) == first
+    call("search", str(run), "--device", "cpu")
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("best 0." in line for line in lines) == len(folders(run))
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [
+        *("loss", "teacher", "tau_s", "alpha", "best", "baseline")
+    ]
+    assert lines[-1] == f"next: kdcache compare {run.parent}/out/students"
+    tree = json.loads((run.parent / "out/search.json").read_text())
+    assert (tree["design"], tree["students"], tree["seeds"]) == ("greedy", ["half"], [0, 1])
+    assert tree["space"]["temperatures"] == [1.0, 4.0]
+    assert tree["teachers"] == {"t_hs": "t_hs", "t_ll": "t_hs"}  # one checkpoint, so t_ll's runs are t_hs's
+    outcome = json.loads((run.parent / "out/search/half.json").read_text())
+    assert [pair["choice"] for pair in outcome["pairs"]] == ["loss", "teacher", "tau_s", "alpha"]
+    assert {Path(path) for path in outcome["runs"].values()} == set(folders(run))
+    events = [line["event"] for line in journal(run)]
+    assert events == ["started", "finished"] * len(folders(run))
+
+    call("search", str(run), "--device", "cpu")
+    assert len(journal(run)) == len(events)  # nothing was trained again
+    assert capsys.readouterr().out.count("there already") == len(folders(run))
 
 
-def test_trials_in_one_process_score_as_alone_and_share_what_they_can(small: Path) -> None:
-    call("search", str(small), "--device", "cpu", "--student", "half", "--set", "search.complete=[]")
-    together = finished(small)
-    shutil.rmtree(small.parent / "out/students")
-    call("train-student", str(small), "--device", "cpu", "--student", "half", "--loss", "mse", "--tau-t", "1")
-    alone = finished(small)
-    assert len(alone) == 1
-    (name,) = alone
-    assert together[name] == alone[name]
+def test_a_training_of_a_search_is_that_of_train_student_bit_for_bit(run: Path, tmp_path: Path) -> None:
+    call("search", str(run), "--device", "cpu", "--seeds", "0")
+    for number, folder in enumerate(folders(run)):
+        config = json.loads((folder / "config.json").read_text())
+        config["cache"] = Path(config["cache"])
+        alone = tmp_path / f"alone{number}"
+        file = load_run(run, out=alone)
+        _, other = distill.run(file, StudentConfig(**config), device="cpu")
+        assert other.name == folder.name
+        assert read_run(other).scores == read_run(folder).scores
+        for split in ("validation", "test"):
+            ours, theirs = (read_statistics(place, split)[1] for place in (folder, other))
+            assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+        ours, theirs = (load_file(place / "selected/model.safetensors") for place in (folder, other))
+        assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
-def test_two_workers_find_what_one_process_finds(small: Path) -> None:
-    call("search", str(small), "--device", "cpu", "--student", "half")
-    one = finished(small)
-    shutil.rmtree(small.parent / "out/students")
-    call("search", str(small), "--device", "cpu", "--student", "half", "--jobs", "2")
-    assert finished(small).keys() == one.keys()
-
-
-@pytest.mark.slow
-def test_ray_tasks_write_the_same_run_folders(small: Path) -> None:
-    pytest.importorskip("ray")
-    call("search", str(small), "--device", "cpu", "--student", "half")
-    one = finished(small)
-    shutil.rmtree(small.parent / "out/students")
-    call("search", str(small), "--device", "cpu", "--student", "half", "--executor", "ray")
-    assert finished(small).keys() == one.keys()
-
-
-@pytest.mark.slow
-def test_a_search_killed_at_random_moments_ends_with_the_same_runs_and_repeats_none(small: Path) -> None:
-    call("search", str(small), "--device", "cpu")
-    whole = finished(small)
-    shutil.rmtree(small.parent / "out/students")
-    generator = random.Random(5)
-    command = [sys.executable, "-m", "kdcache", "search", str(small), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    written: dict[str, int] = {}
-    for _ in range(5):
-        before = len(finished(small))
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        deadline = time.monotonic() + 120
-        while len(finished(small)) == before and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(generator.uniform(0, 0.3))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for name in finished(small):
-            stamp = (small.parent / "out/students" / name / "result.json").stat().st_mtime_ns
-            assert written.setdefault(name, stamp) == stamp, name
-    call("search", str(small), "--device", "cpu")
-    assert finished(small) == whole
-    for name, stamp in written.items():
-        assert (small.parent / "out/students" / name / "result.json").stat().st_mtime_ns == stamp
-
-
-def test_a_dry_run_counts_trainings_and_writes_nothing(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call("search", str(small), "--dry-run", "--student", "half")
-    said = capsys.readouterr().out
-    # hard 1, CE t_hs 2, MSE t_hs 1; then CE: t_ll 2, tau_s 1, alpha 1, lazy's MSE t_ll 1; or MSE: 1, 1, 1, CE t_ll 1
-    assert "half: 8 to 9 trainings; 0 have finished, so there is no estimate of the time" in said
-    assert not (small.parent / "out/students").exists()
-    call("train-student", str(small), "--device", "cpu", "--student", "half", "--alpha", "0")
+def test_dry_run_counts_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("search", str(run), "--device", "cpu", "--dry-run")
+    out = capsys.readouterr().out
+    assert not (run.parent / "out").exists()
+    assert "how long they take is not known before the first has finished" in out
+    least, most = (int(word) for word in out.splitlines()[-2].split()[1:4:2])
+    call("search", str(run), "--device", "cpu")
+    assert least <= len(folders(run)) <= most
     capsys.readouterr()
-    call("search", str(small), "--dry-run", "--student", "half", "--jobs", "2")
-    assert "1 have finished" in (said := capsys.readouterr().out)
-    assert "min more with 2 at once" in said
+    call("search", str(run), "--device", "cpu", "--dry-run")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [f"  half: {len(folders(run))} trainings, 0 of them to do", "to do: nothing"]
+    call("search", str(run), "--device", "cpu", "--dry-run", "--seeds", "0,1,2")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("to do: ")
+    assert last.endswith(f"with --jobs 1, from {len(folders(run))} that have finished")
 
 
-def test_what_the_cache_refuses_is_refused_before_anything_trains(
-    small: Path, capsys: pytest.CaptureFixture[str]
+def test_weights_are_deleted_where_they_are_not_wanted(run: Path) -> None:
+    call("search", str(run), "--device", "cpu", "--set", "search.keep_checkpoints=false", "--seeds", "0")
+    assert folders(run)
+    assert not list((run.parent / "out").rglob("*.safetensors"))
+
+
+@pytest.fixture
+def two_students(study: Path, tmp_path: Path) -> Path:
+    """A search of `half` and of `broken`, whose weights are not numbers."""
+    run = write_search(study, tmp_path, seeds=[0], complete=[])
+    shutil.copytree(study / "base", tmp_path / "broken")
+    path = tmp_path / "broken/model.safetensors"
+    save_file({name: value * float("nan") for name, value in load_file(path).items()}, path, {"format": "pt"})
+    tree = yaml.safe_load(run.read_text())
+    tree["models"]["students"]["broken"] = {"path": str(tmp_path / "broken"), "layers": 2}
+    run.write_text(yaml.safe_dump(tree))
+    return run
+
+
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_training_that_fails_is_named_and_the_other_student_is_searched(
+    two_students: Path, jobs: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(
-        capsys, "search", small, "--device", "cpu", "--set", "search.temperatures=[1,4]", "--student", "x", code=2
-    )
-    assert said == "no student is called 'x'; the models file has half, quarter"
-    said = refused(capsys, "search", small, "--set", "search.temprature=[1]", code=2)
-    assert "temprature" in said
-    assert "temperatures" in said
-    said = refused(capsys, "search", small, "--device", "cpu", "--jobs", "0", code=9)
-    assert said == "--jobs 0: give at least 1"
-    assert not (small.parent / "out/students").exists()
+    with pytest.raises(SystemExit) as end:
+        main(["search", str(two_students), "--device", "cpu", "--jobs", jobs])
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert end.value.code == 7
+    assert "1 of 7 trainings failed: broken hard labels seed 0: the loss is nan at step 1 of 2" in error
+    assert error.endswith("the same command tries them again")
+    assert (two_students.parent / "out/search/half.json").is_file()
+    assert not (two_students.parent / "out/search/broken.json").exists()
+    assert [line["event"] for line in journal(two_students, "broken")] == ["started", "failed"]
 
 
-def test_a_search_without_a_cache_says_what_makes_one(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(capsys, "search", small, "--out", small.parent / "elsewhere", code=2)
-    assert "no cache in" in said
-    assert "dump-teacher" in said
-
-
-def num_models() -> int:
-    """BERTs that this process holds; by name, since looking at some objects of torch warns."""
-    return sum(type(o).__name__ == "BertModel" for o in gc.get_objects())
-
-
-def test_an_earlier_training_s_weights_are_freed_before_the_next_one(small: Path) -> None:
-    gc.collect()
-    before = num_models()
-    call("search", str(small), "--device", "cpu", "--student", "half", "--set", "search.complete=[]")
-    # the last training's trained and selected model may still wait for the collector; those of 8 trials may not
-    assert num_models() - before <= 2
-
-
-def test_cells_that_a_sparse_cache_refuses_are_all_named_and_nothing_trains(
-    small: Path, capsys: pytest.CaptureFixture[str]
+def test_failures_that_are_skipped_end_a_search_that_names_them(
+    two_students: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, selected = small.parent / "sparse", small.parent / "out/teacher/selected"
-    teachers = [f"--teacher={role}={selected / role}" for role in ("t_hs", "t_ll")]
-    call("dump-teacher", str(small), "--device", "cpu", "--out", str(out), "--set", "dump.top_k=1", *teachers)
-    said = refused(capsys, "search", small, "--device", "cpu", "--out", out, code=5)
-    assert "mse t_hs tau 4/1" in said
-    assert "mse t_ll tau 1/1" in said
-    assert "store: hidden" in said
-    assert not (out / "students").exists()
-    call("search", str(small), "--out", str(out), "--dry-run", "--set", "search.order=[teacher]")
+    with pytest.raises(SystemExit) as end:
+        main(["search", str(two_students), "--device", "cpu", "--student", "broken", "--set", "search.on_error=skip"])
+    assert end.value.code == 7
+    outcome = json.loads((two_students.parent / "out/search/broken.json").read_text())
+    assert outcome["best"]["score"] is None
+    assert "6 of 6 trainings failed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_jobs_and_one_process_find_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    call("search", str(run), "--device", "cpu", "--jobs", "2", "--seeds", "0")
+    call("search", str(run), "--device", "cpu", "--seeds", "0", "--out", str(run.parent / "one"))
+    assert final(run, "out") == final(run, "one")
+
+
+@pytest.mark.slow
+def test_ray_trains_the_same_runs(run: Path) -> None:
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "kdcache", "search", str(run), "--device", "cpu", "--executor", "ray"]
+    ended = subprocess.run([*command, "--seeds", "0"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    call("search", str(run), "--device", "cpu", "--seeds", "0", "--out", str(run.parent / "one"))
+    assert final(run, "out") == final(run, "one")
+
+
+def final(run: Path, out: str) -> dict[str, object]:
+    """The final table, without the place of the runs."""
+    tree: dict[str, object] = json.loads((run.parent / out / "search/half.json").read_text())
+    tree["runs"] = sorted((label, Path(path).name) for label, path in tree["runs"].items())  # type: ignore[attr-defined]
+    return tree
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+def _killed(command: list[str], run: Path, moment: random.Random) -> Iterator[tuple[Path, int, bytes]]:
+    """Start a search, kill it while it trains; what had finished by then."""
+    before = len(journal(run))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wanted = before + moment.randint(1, 6)
+    deadline = time.monotonic() + 60
+    while len(journal(run)) < wanted and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(moment.random() * 0.4)
+    workers = children(process.pid) if process.poll() is None else []
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while not all(gone(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for path in (run.parent / "out/students").glob("*/*/result.json"):
+        yield path, path.stat().st_mtime_ns, path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_search_killed_at_five_random_moments_ends_with_the_same_table_and_repeats_nothing(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [sys.executable, "-m", "kdcache", "search", str(run), "--device", "cpu"]
+    subprocess.run([*command, "--out", str(run.parent / "whole")], check=True, capture_output=True)
+    moment = random.Random(5)
+    finished: dict[Path, tuple[int, bytes]] = {}
+    for jobs in ("1", "2", "1", "2", "1"):
+        for path, when, content in _killed([*command, "--jobs", jobs], run, moment):
+            assert finished.setdefault(path, (when, content)) == (when, content)
+    subprocess.run(command, check=True, capture_output=True)
+    assert all((path.stat().st_mtime_ns, path.read_bytes()) == there for path, there in finished.items())
+    assert final(run, "out") == final(run, "whole")
+    begun: dict[object, int] = {}
+    ended: set[object] = set()
+    for line in journal(run):
+        if line["event"] == "started":
+            assert line["run"] not in ended
+            begun[line["run"]] = begun.get(line["run"], 0) + 1
+        else:
+            ended.add(line["run"])
+    assert set(begun) == {path.name for path in folders(run)}
+    assert sum(begun.values()) <= len(begun) + 7  # each kill cut off at most as many as ran side by side
+    assert finished, "no kill came after a training had finished"
+
+
+def test_two_searches_of_one_study_do_not_run_at_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = run.parent / "out/search"
+    place.mkdir(parents=True)
+    with (place / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        message = refused(capsys, "search", run, "--device", "cpu", code=8)
+    assert message == f"another search runs in {run.parent}/out; wait for it, or choose another --out"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (
+            ("--design", "random"),
+            "(with the command line's changes) is 'random'; allowed: one of greedy, factorial",
+            2,
+        ),
+        (("--student", "third"), "no student is called 'third'; the models file has half", 2),
+        (("--complete", "lazy,all"), "is 'all'; allowed: one of lazy, stable, random", 2),
+        (("--seeds", "a"), "search.seeds[0] in {run} (with the command line's changes) is 'a'", 2),
+        (("--set", "search.taus=[1]"), "unknown setting search.taus", 2),
+        (("--set", "search.learning_rates=[2]"), "learning_rate = 2.0 must lie between 0 and 1", 2),
+        (("--set", "student.kd_scale=none"), "student.kd_scale = none: a search compares at tau_s^2", 2),
+        (("--set", "student.cache=nowhere"), "nowhere", 2),
+        (("--set", "student.cache=null"), "run kdcache dump-teacher {run} first", 2),
+        (("--jobs", "0"), "--jobs 0: give at least 1", 9),
+        (("--jobs", "2", "--executor", "ray"), "--jobs is for --executor local", 9),
+        (("--set", "models.students={}"), "the models file names no student", 2),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_one_line(
+    arguments: tuple[str, ...], message: str, code: int, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = refused(capsys, "search", run, "--device", "cpu", *arguments, code=code)
+    assert message.format(run=run) in found
+    assert not (run.parent / "out").exists()
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_dataset_without_the_splits_is_refused(split: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = yaml.safe_load(run.read_text())
+    del tree["dataset"]["files"][split]
+    run.write_text(yaml.safe_dump(tree))
+    found = refused(capsys, "search", run, "--device", "cpu", code=2)
+    assert found.startswith(f"dataset tiny has no {split} split; a search ")
+
+
+def test_a_cache_without_one_of_the_teachers_is_refused(
+    study: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = f"t_hs={study / 'out/teacher/selected/t_hs'}"
+    call("dump-teacher", str(run), "--device", "cpu", "--teacher", teacher)
+    found = refused(capsys, "search", run, "--device", "cpu", "--set", "student.cache=null", code=4)
+    assert "has no teacher 't_ll'; it has t_hs" in found
+
+
+def test_losses_that_the_cache_gives_only_approximately_are_all_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("dump-teacher", str(run), "--device", "cpu", "--set", "dump.top_k=1", *_teachers(run))
+    found = refused(capsys, "search", run, "--device", "cpu", "--set", "student.cache=null", code=5)
+    assert "configurations of this search cannot be trained from the cache: ce t_hs tau 4/4, " in found
+    assert "mse t_hs tau 1/1" in found
+    assert "ce t_hs tau 1/1," not in found
+    assert "Dump with store: hidden" in found
+    assert "or leave them out (search.order, search.temperatures, search.alphas)" in found
+    assert not (run.parent / "out/students").exists()
+
+
+def _teachers(run: Path) -> list[str]:
+    base = Path(yaml.safe_load(run.read_text())["models"]["teacher"]["path"]).parent / "out/teacher/selected"
+    return [part for name in ("t_hs", "t_ll") for part in ("--teacher", f"{name}={base / name}")]

@@ -37,7 +37,7 @@ from kdcache.core.errors import CacheDamaged, CacheError, CacheIncomplete
 from kdcache.core.types import Item, PackedRows, Rows
 
 LRU_BYTES = 2 << 30
-"""Decoded blocks that an open cache keeps."""
+"""Decoded blocks that an open cache keeps where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,12 +65,13 @@ class Cache:
     _tables: ByteLRU[Arrays] = field(default_factory=lambda: ByteLRU(budget=LARGEST_FILE), repr=False)
 
     @classmethod
-    def open(cls, root: Path | str, *, allow_incomplete: bool = False) -> Cache:
+    def open(cls, root: Path | str, *, allow_incomplete: bool = False, cache_bytes: int = LRU_BYTES) -> Cache:
         """Open a cache: marker, newest manifest with its digest, and every file with its exact size.
 
         Args:
             root: its folder.
             allow_incomplete: also open one that was never sealed, e.g. to inspect it.
+            cache_bytes: decoded blocks to keep in memory.
 
         Raises:
             CacheFormatError: not a cache, or one that this version cannot read.
@@ -106,6 +107,7 @@ class Cache:
             teachers=teachers,
             sealed=sealed,
             manifest_digest=manifest.digest,
+            _blocks=ByteLRU(budget=cache_bytes),
         )
 
     def teacher(self, name: str) -> TeacherIdentity:

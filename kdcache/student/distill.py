@@ -5,39 +5,32 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from kdcache.cache.loader import Loader
 from kdcache.core.config import plain
-from kdcache.core.errors import CacheMismatch
 from kdcache.core.results import RunResult, write_json, write_run
 from kdcache.core.types import Evaluation
 from kdcache.losses.objective import Objective
 from kdcache.student import skip_layers
 from kdcache.student.agreement import agreement
-from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps, match
-from kdcache.student.plan import Plan, StudentConfig, finished, plan
-from kdcache.student.shared import Shared
-from kdcache.tasks import make
+from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps
+from kdcache.student.plan import Plan, StudentConfig, finished
+from kdcache.student.shared import Inputs, Shared
 from kdcache.tasks.base import Reading
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import CachedSteps
 from kdcache.training.engine import Engine, World, barrier, start
 from kdcache.training.log import RunLog, scores_text
 from kdcache.training.loop import Steps, engine_settings, fit
-from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
+from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id
 
 
 def run(
-    file: RunFile,
-    config: StudentConfig,
-    *,
-    device: str = "auto",
-    shared: Shared | None = None,
-    progress: bool = True,
+    file: RunFile, config: StudentConfig, *, device: str = "auto", shared: Shared | None = None, progress: bool = True
 ) -> tuple[RunResult, Path]:
     """Train, keep the best checkpoint by validation, score it, write the run folder.
 
@@ -47,7 +40,7 @@ def run(
         file: the study.
         config: what to train.
         device: `auto`, `cpu`, `cuda`.
-        shared: what earlier trainings of this process left for this one; results are the same without.
+        shared: what earlier trainings of this study have read in this process.
         progress: show a progress line.
 
     Returns:
@@ -56,23 +49,25 @@ def run(
     Raises:
         KDCacheError: bad settings; a cache that does not fit; a loss that is not finite.
     """
-    shared = shared or Shared()
-    planned = plan(file, config, shared=shared)
+    shared = shared or Shared(file)
+    planned = shared.plan(config)
     done = finished(planned.folder, planned.key)
     if done is not None:
         return done, planned.folder
     started = time.monotonic()
-    data, tokenizer, matched = _prepare(file, planned, shared)
+    inputs = shared.inputs(planned)
     world = start(device)
     folder = planned.folder
     if world.rank == 0:
-        _begin(folder, config)
+        shutil.rmtree(folder, ignore_errors=True)
+        make_folder(folder)
+        write_json(folder / "config.json", config)
     barrier(world)
     label = f"train-student {planned.name} {config.configuration.label()} seed {config.seed}" if progress else ""
     with RunLog(folder if world.rank == 0 else None, label=label) as log:
         log.write("start", key=planned.key, exactness=str(planned.verdict), teacher_forwards=0)
         prepared = time.monotonic() - started
-        evaluations, selected, counters = _train(file, planned, data, tokenizer, matched, world, log)
+        evaluations, selected, counters = _train(file, planned, inputs, world, log)
         seconds = {"prepare": round(prepared, 2), "train": log.elapsed}
         log.write("end", **counters)
     result = _result(file, planned, evaluations, selected, counters, seconds)
@@ -82,80 +77,35 @@ def run(
     return result, folder
 
 
-def _begin(folder: Path, config: StudentConfig) -> None:
-    """An empty run folder with its settings; what an interrupted run left goes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    make_folder(folder)
-    write_json(folder / "config.json", config)
-
-
-def _prepare(file: RunFile, planned: Plan, shared: Shared) -> tuple[Prepared, Any, OtherTokens | None]:
-    """The evaluation splits, the tokenizer, and (where it is not the teacher's) the student's own training items.
-
-    Raises:
-        CacheMismatch: other data, or another tokenizer where rows are made of tokens; with both digests.
-        DataError: no validation split.
-        ModelError: a vocabulary that is too small.
-    """
-    source = file.models.student(planned.name)
-    marker = planned.cache.marker
-    tokenizer = shared.once(("tokenizer", source.path, source.revision), lambda: models.load_tokenizer(source))
-    ours = models.tokenizer_digest(tokenizer)
-    task = make(file.dataset.task, file.dataset.task_settings())
-    splits = ["validation", *(["test"] if "test" in file.dataset.splits else [])]
-    cached_splits = [s for s in file.dataset.splits if s in planned.cache.plan.splits]
-    others = marker.tokenizer_digest != ours and not planned.config.allow_mismatch
-    cached = planned.cache.items(planned.cache.plan.indices("train")) if others else []
-    if others and task.row_names(cached[0]) is None:
-        _check_same("tokenizer", marker.tokenizer_digest, ours, planned, reason=task.bound_to_tokens)
-    encode = (*splits, *(["train"] if others else []))
-    data = shared.once(
-        ("data", ours, encode, tuple(cached_splits)),
-        lambda: prepare(file, tokenizer, encode=encode, digest_of=cached_splits),
-    )
-    _check_same("dataset", marker.dataset_digest, data.digest, planned)
-    _check_vocabulary(file, planned, data, num_tokens=len(tokenizer))
-    if tuple(marker.labels) != tuple(file.dataset.labels):
-        raise CacheMismatch(
-            f"the cache's classes are {', '.join(marker.labels)}; "
-            f"the dataset's YAML has {', '.join(file.dataset.labels)}"
-        )
-    return data, tokenizer, match(cached, data.items["train"], data.task) if others else None
-
-
-def _check_same(what: str, theirs: str, mine: str, planned: Plan, *, reason: str = "") -> None:
-    if theirs != mine and not planned.config.allow_mismatch:
-        raise CacheMismatch(
-            f"the cache {planned.cache.root} was dumped with {what} {theirs}, this run has {mine}"
-            f"{f' and {reason}' if reason else ''}; dump again, "
-            f"or set student.allow_mismatch: true if you know that they agree"
-        )
-
-
-def _check_vocabulary(file: RunFile, planned: Plan, data: Prepared, *, num_tokens: int) -> None:
-    """The student's embedding against the items that are trained on, from the cache, and those scored."""
-    config = models.load_config(file.models.student(planned.name))
-    splits = list(data.items.values())
-    if "train" not in data.items and (planned.config.allow_mismatch or getattr(config, "vocab_size", 0) < num_tokens):
-        splits.append(planned.cache.items(planned.cache.plan.indices("train")))  # else the tokenizer vouches for them
-    models.check_vocabulary(config, largest_id=models.largest_id(splits), name=f"student {planned.name}")
-
-
 def _train(
-    file: RunFile, planned: Plan, data: Prepared, tokenizer: Any, others: OtherTokens | None, world: World, log: RunLog
+    file: RunFile, planned: Plan, inputs: Inputs, world: World, log: RunLog
 ) -> tuple[tuple[Evaluation, ...], dict[str, float], dict[str, int]]:
     """The training itself; evaluations of the checkpoint that was kept."""
-    config, pad = planned.config, pad_token_id(tokenizer)
+    config, data, tokenizer = planned.config, inputs.data, inputs.tokenizer
+    pad = pad_token_id(tokenizer)
     model = skip_layers.build(
         file.models.student(planned.name), data.task.auto_class, seed=config.seed, **data.task.model_kwargs()
     )
-    engine = Engine(model, engine_settings(config, world), world)
-    torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
-    steps = _steps(planned, others, world, pad)
-    objective = Objective.of(planned.configuration, tail=planned.verdict.tail)
     setup = evaluate.Setup(
         task=data.task, tokenizer=tokenizer, pad_token_id=pad, batch_size=config.eval_batch_size, world=world
     )
+    steps = _steps(planned, inputs.others, world, pad)
+    with closing(Engine(model, engine_settings(config, world), world)) as engine:
+        best, selected, num_steps = _fit(planned, engine, steps, setup, data, log)
+    best += _test(planned, data, setup)
+    counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
+    if inputs.others is not None:
+        counters["rows_dropped"] = inputs.others.num_dropped
+    return best, selected, counters
+
+
+def _fit(
+    planned: Plan, engine: Engine, steps: Steps, setup: evaluate.Setup, data: Prepared, log: RunLog
+) -> tuple[tuple[Evaluation, ...], dict[str, float], int]:
+    """Train; the best checkpoint's validation, its step and epoch, and the number of steps. The checkpoint is kept."""
+    config, world = planned.config, setup.world
+    torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
+    objective = Objective.of(planned.configuration, tail=planned.verdict.tail)
     best: tuple[Evaluation, ...] = ()
     selected: dict[str, float] = {}
     num_steps = 0
@@ -171,13 +121,9 @@ def _train(
             selected = {"step": point.step, "epoch": round(point.epoch, 4), **_fidelity(planned, data, readings)}
             state = engine.state_dict()
             if world.rank == 0:
-                checkpoint.save(planned.folder / "selected", model=engine.module, state=state, tokenizer=tokenizer)
-    engine.close()
-    best += _test(planned, data, setup)
-    counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
-    if others is not None:
-        counters["rows_dropped"] = others.num_dropped
-    return best, selected, counters
+                folder = planned.folder / "selected"
+                checkpoint.save(folder, model=engine.module, state=state, tokenizer=setup.tokenizer)
+    return best, selected, num_steps
 
 
 def _fidelity(planned: Plan, data: Prepared, readings: Sequence[Reading]) -> dict[str, float]:

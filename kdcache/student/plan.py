@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from kdcache.cache.layout import TeacherIdentity
-from kdcache.cache.reader import Cache
+from kdcache.cache.reader import LRU_BYTES, Cache
 from kdcache.core.config import digest, plain
 from kdcache.core.configuration import MIXED, Configuration
 from kdcache.core.errors import ConfigError, IncompatibleTargets, RunError
 from kdcache.core.results import RunResult, read_run
 from kdcache.losses import rule
-from kdcache.student.shared import Shared
 from kdcache.training.loop import TrainingConfig
 from kdcache.training.models import ModelsConfig
 from kdcache.training.run import RunFile
@@ -65,13 +65,13 @@ class Plan:
     folder: Path
 
 
-def plan(file: RunFile, config: StudentConfig, *, shared: Shared | None = None) -> Plan:
+def plan(file: RunFile, config: StudentConfig, *, opened: Callable[[], Cache] | None = None) -> Plan:
     """Check a configuration against the cache and name its run folder.
 
     Args:
         file: the study.
         config: what to train.
-        shared: where the opened cache is kept for the next training.
+        opened: gives the configuration's cache, where it may be open already.
 
     Raises:
         ConfigError: no such student or teacher, or no cache yet.
@@ -80,8 +80,7 @@ def plan(file: RunFile, config: StudentConfig, *, shared: Shared | None = None) 
     """
     name = config.student or _only_student(file.models)
     source = file.models.student(name)
-    shared = shared or Shared()
-    cache = shared.once(("cache", config.cache or file.cache_folder), lambda: _open_cache(file, config))
+    cache = opened() if opened else open_cache(file, config)
     canonical = config.configuration.canonical()
     configuration = _by_checkpoint(canonical, cache)
     identities = [cache.teacher(teacher) for teacher in configuration.teachers]
@@ -148,12 +147,18 @@ def _content(identity: TeacherIdentity) -> list[str | int | float]:
     ]
 
 
-def _open_cache(file: RunFile, config: StudentConfig) -> Cache:
+def open_cache(file: RunFile, config: StudentConfig, *, cache_bytes: int = LRU_BYTES) -> Cache:
+    """The cache that a configuration names, or the study's own.
+
+    Raises:
+        ConfigError: the study has none yet.
+        CacheError: no sound cache.
+    """
     if config.cache is None and not file.cache_folder.exists():
         raise ConfigError(
             f"no cache in {file.cache_folder}; run kdcache dump-teacher {file.path} first, or name one with --cache"
         )
-    return Cache.open(config.cache or file.cache_folder)
+    return Cache.open(config.cache or file.cache_folder, cache_bytes=cache_bytes)
 
 
 def _only_student(found: ModelsConfig) -> str:

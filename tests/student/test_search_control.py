@@ -1,193 +1,238 @@
-"""A student's whole search, and several answered side by side, on tables of scores instead of trainings."""
+"""A search's control on tables of scores: programs, the driver, what may be asked for. Nothing is trained."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from kdcache.core.configuration import Configuration
-from kdcache.core.design import LAZY, Trial
-from kdcache.core.errors import ConfigError, TrainingError
-from kdcache.core.results import RunResult
-from kdcache.core.types import Score
+from kdcache.core.design import HARD, LAZY, Trial, grid
+from kdcache.core.errors import ConfigError
 from kdcache.student.plan import StudentConfig
-from kdcache.student.search.control import STABLE, Batches, Found, whole
-from kdcache.student.search.drive import Driver, Event, value
-from kdcache.student.search.executors import Done
-from kdcache.student.search.run import reachable
-from kdcache.student.search.settings import SearchConfig, Unit
+from kdcache.student.search.driver import WORST, Driver, Job, Report
+from kdcache.student.search.estimate import bounds, possible, requests, scenarios
+from kdcache.student.search.program import STABLE, Found, Request, program
+from kdcache.student.search.settings import SearchConfig
 
 SMALL = SearchConfig(temperatures=(1.0, 4.0), second_stage=False, alphas=(0.5,))
+Table = Mapping[Trial, float]
 
 
-def play(search: Batches, scores: Mapping[Trial, float] | None = None) -> tuple[Found, list[Unit]]:
-    """Answer a search; the result and every training in the order asked for."""
-    asked: list[Unit] = []
-    batch = next(search)
-    while True:
-        asked += batch
-        try:
-            batch = search.send({unit: (scores or {}).get(unit.trial, 0.5) for unit in batch})
-        except StopIteration as end:
-            return end.value, asked
+def trial(**settings: object) -> Trial:
+    return Trial(configuration=Configuration(**settings).canonical())  # type: ignore[arg-type]
 
 
-def small(**settings: Any) -> tuple[Found, list[Unit]]:
-    config = replace(SMALL, **settings)
-    return play(whole("s", config, config.space(1e-3)))
+class InMemory:
+    """An executor of a table: queues as the real ones do, and answers without training."""
 
+    def __init__(self, table: Table, *, slots: int = 1, fails: Mapping[Trial, str] | None = None) -> None:
+        self.table, self.slots, self.fails = table, slots, fails or {}
+        self.queue: list[tuple[Job, Trial]] = []
+        self.done: list[str] = []
+        self.first: list[str] = []
 
-def test_no_training_is_asked_for_twice_whatever_completes_the_search() -> None:
-    found, asked = small(complete=("lazy", "stable", "random"), seeds=(0, 1, 2), replicate="all")
-    assert len(asked) == len(set(asked))
-    assert set(asked) == set(found.units)
+    def submit(self, job: Job) -> None:
+        configuration = job.config.configuration
+        self.queue.append((job, Trial(configuration=configuration.canonical())))
 
-
-def test_lazy_adds_the_one_cell_that_a_search_which_stays_at_the_default_lacks() -> None:
-    _, plain = small()
-    _, with_lazy = small(complete=("lazy",))
-    assert {u.trial.configuration for u in with_lazy} - {u.trial.configuration for u in plain} == {
-        Configuration(loss="mse", teacher="t_ll").canonical()
-    }
-    assert {cell.canonical() for cell in LAZY} <= {unit.trial.configuration for unit in with_lazy}
-
-
-def test_stable_adds_its_cell_at_every_temperature() -> None:
-    _, asked = small(complete=("stable",))
-    there = {unit.trial.configuration for unit in asked}
-    assert {replace(STABLE, tau_t=tau).canonical() for tau in (1.0, 4.0)} <= there
-
-
-def test_the_first_seed_searches_and_the_others_repeat_what_is_reported() -> None:
-    found, asked = small(seeds=(3, 7))
-    first = [unit for unit in asked if unit.seed == 3]
-    others = [unit.trial for unit in asked if unit.seed == 7]
-    assert len(others) < len(first)
-    assert found.outcome.best.trial in others
-    assert found.outcome.hard is not None
-    assert found.outcome.hard.trial in others
-    assert {best.trial for best in found.outcome.candidates if best.cell.alpha == 1} <= set(others)
-
-
-def test_all_is_repeated_where_all_is_asked_for() -> None:
-    _, asked = small(seeds=(0, 1), replicate="all")
-    assert [u.trial for u in asked if u.seed == 0] == [u.trial for u in asked if u.seed == 1]
-
-
-def test_a_training_takes_its_settings_from_the_block_and_the_trial() -> None:
-    base = StudentConfig(epochs=5, learning_rate=1e-3, tau_t=8.0)
-    trial = Trial(configuration=Configuration(loss="mse", teacher="t_ll", tau_t=2, tau_s=1), learning_rate=2e-3)
-    config = Unit(student="s", trial=trial, seed=4).config(base)
-    assert (config.student, config.seed, config.epochs, config.learning_rate) == ("s", 4, 5, 2e-3)
-    assert (config.loss, config.teacher, config.tau_t, config.tau_s) == ("mse", "t_ll", 2, 1)
-    assert Unit.of("s", trial.configuration).config(base).learning_rate == 1e-3
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"seeds": ()}, r"seeds = \[\]; allowed: different numbers >= 0, at least one"),
-        ({"seeds": (1, 1)}, r"seeds = \[1, 1\]; allowed"),
-        ({"complete": ("lasy",)}, r"complete = 'lasy'; allowed: lazy, stable, random"),
-        ({"design": "grid"}, r"design = 'grid'; allowed: greedy, factorial"),
-        ({"temperatures": (4.0, 1.0)}, r"temperatures = \[4, 1\]; allowed: rising numbers > 0"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        SearchConfig(**settings)
-
-
-class Table:
-    """An executor that knows every score; trainings end last in, first out."""
-
-    def __init__(self, fails: str = "", score: float = 0.5) -> None:
-        self.queue: list[tuple[int, StudentConfig]] = []
-        self.trained: list[StudentConfig] = []
-        self.fails, self.score = fails, score
-
-    def submit(self, number: int, config: StudentConfig) -> None:
-        self.queue.append((number, config))
-
-    def wait(self) -> Done:
-        number, config = self.queue.pop()
-        if self.fails and config.loss == self.fails:
-            return Done(number=number, result=None, error="the loss is nan at step 3; lower the learning rate")
-        self.trained.append(config)
-        return Done(number=number, result=result(config, self.score))
+    def wait(self) -> Report:
+        self.first = self.first or [job.label for job, _ in self.queue]
+        job, asked = self.queue.pop()  # the last first: reports come in any order
+        self.done.append(job.label)
+        if asked in self.fails:
+            return Report(job=job, value=None, error=self.fails[asked])
+        return Report(job=job, value=self.table.get(asked, 0.5))
 
     def close(self) -> None:
         self.queue.clear()
 
 
-def result(config: StudentConfig, score: float, *, higher: bool = True) -> RunResult:
-    scores = {"f1": Score(name="f1", value=score, higher_is_better=higher, signature="f1|n=1|v1")}
-    return RunResult(
-        key="k",
-        dataset="d",
-        dataset_digest="x",
-        student=config.student,
-        seed=config.seed,
-        configuration=config.configuration,
-        metric="f1",
-        scores={"validation": scores},
-        test_digest={},
-        selected={},
-        counters={},
-        seconds={},
+def resolve(student: str, request: Request) -> Job:
+    configuration = request.trial.configuration
+    config = StudentConfig(
+        student=student,
+        seed=request.seed,
+        teacher=configuration.teacher,
+        loss=configuration.loss,
+        tau_t=configuration.tau_t,
+        tau_s=configuration.tau_s,
+        alpha=configuration.alpha,
+        kd_scale=configuration.kd_scale,
     )
+    label = f"{student} {configuration.label()} seed {request.seed}"
+    return Job(config=config, folder=Path(label), label=label)
 
 
-def place(config: StudentConfig) -> Any:
-    """A plan's folder and key: t_hs and t_ll are one checkpoint here, so their trainings share a folder."""
-    same = replace(config, teacher=None if config.alpha == 0 else "t")
-    return SimpleNamespace(
-        config=config, key="k", folder=Path("/nowhere") / f"{same.configuration} {same.student} {same.seed}"
+def drive(
+    config: SearchConfig,
+    executor: InMemory,
+    *,
+    students: tuple[str, ...] = ("a",),
+    seeds: tuple[int, ...] = (0,),
+    finished: Mapping[str, float] | None = None,
+) -> tuple[Driver, dict[str, Found]]:
+    def known(job: Job) -> Report | None:
+        value = (finished or {}).get(job.label)
+        return None if value is None else Report(job=job, value=value, before=True)
+
+    driver = Driver(
+        executor, resolve=resolve, finished=known, skip=config.on_error == "skip", heard=lambda report: None
     )
+    return driver, driver.run({student: program(config, seeds) for student in students})
 
 
-def drive(executor: Table, students: tuple[str, ...] = ("a", "b")) -> tuple[dict[str, Found], list[Event]]:
-    events: list[Event] = []
-    driver = Driver(executor=executor, base=StudentConfig(), place=place, tell=events.append)
-    searches = {name: whole(name, SMALL, SMALL.space(1e-3)) for name in students}
-    return driver.run(searches), events
+def test_a_search_trains_each_of_its_configurations_once() -> None:
+    executor = InMemory({trial(teacher="t_ll", tau_t=4.0): 0.9})
+    _, found = drive(SMALL, executor)
+    assert len(executor.done) == len(set(executor.done))
+    assert found["a"].outcome.best.trial == trial(teacher="t_ll", tau_t=4.0)
 
 
-def test_students_are_searched_side_by_side_and_what_shares_a_folder_trains_once() -> None:
-    executor = Table()
-    found, events = drive(executor)
-    assert set(found) == {"a", "b"}
-    folders = [place(config).folder for config in executor.trained]
-    assert len(folders) == len(set(folders))
-    assert all(c.teacher != "t_ll" for c in executor.trained)  # t_hs came first, and is the same checkpoint
-    assert sum(e.result is None for e in events) == sum(e.result is not None for e in events) == len(folders)
+def test_students_are_driven_side_by_side_and_find_what_each_finds_alone() -> None:
+    table = {trial(loss="mse"): 0.8, trial(teacher="t_ll"): 0.9}
+    _, together = drive(SMALL, InMemory(table), students=("a", "b"))
+    _, alone = drive(SMALL, InMemory(table), students=("b",))
+    assert together["a"].outcome == together["b"].outcome == alone["b"].outcome
+    executor = InMemory({})
+    drive(SMALL, executor, students=("a", "b"))
+    assert executor.first == ["a hard labels seed 0", "b hard labels seed 0"]
 
 
-def test_a_failed_training_is_named_and_what_ran_beside_it_is_kept() -> None:
-    executor = Table(fails="mse")
-    with pytest.raises(
-        TrainingError, match=r"a trial failed, . mse t_hs tau 1/1 seed 0: the loss is nan.* goes on from"
-    ):
-        drive(executor)
-    assert executor.trained
-    assert not executor.queue
+def test_a_search_that_stopped_anywhere_goes_on_and_finds_the_same() -> None:
+    generator = random.Random(0)
+    table = {request.trial: generator.random() for request in possible(SMALL, 0)}
+    whole = InMemory(table)
+    first, expected = drive(SMALL, whole)
+    values = {report.job.label: report.value or 0.0 for report in first.reports.values()}
+    for stop in range(len(whole.done) + 1):
+        there = {label: values[label] for label in whole.done[:stop]}
+        rest = InMemory(table)
+        driver, found = drive(SMALL, rest, finished=there)
+        assert found["a"].outcome == expected["a"].outcome
+        assert sorted(rest.done) == sorted(whole.done[stop:])
+        assert sum(report.before for report in driver.reports.values()) == stop
 
 
-def test_a_score_that_is_better_when_lower_counts_negative_and_nan_is_refused() -> None:
-    config = StudentConfig()
-    assert value(result(config, 2.0, higher=False)) == -2.0
-    with pytest.raises(TrainingError, match=r"the validation f1 of ce t_hs tau 1/1 is nan"):
-        value(result(config, float("nan")))
+def test_two_names_of_one_run_folder_are_trained_once() -> None:
+    executor = InMemory({})
+
+    def one_checkpoint(student: str, request: Request) -> Job:
+        job = resolve(student, request)
+        return replace(job, folder=Path(job.label.replace("t_ll", "t_hs")))
+
+    driver = Driver(executor, resolve=one_checkpoint, finished=lambda job: None, skip=False, heard=lambda report: None)
+    found = driver.run({"a": program(SMALL, (0,))})
+    assert not any("t_ll" in label for label in executor.done)
+    teachers = next(pair for pair in found["a"].outcome.pairs if pair.choice == "teacher")
+    assert teachers.sign == 0
 
 
-def test_the_cells_that_may_be_reached_are_those_of_the_choices_and_of_what_completes() -> None:
-    assert reachable(replace(SMALL, order=("teacher",))) == (Configuration(), Configuration(teacher="t_ll"))
-    assert len(reachable(SMALL)) == 8
-    assert len(reachable(replace(SMALL, order=(), design="factorial"))) == 8
-    some = reachable(replace(SMALL, order=(), complete=("lazy", "stable")))
-    assert set(some) == {*LAZY, STABLE}
+def test_a_failure_stops_its_student_after_the_batch_and_no_other() -> None:
+    broken = trial(tau_t=4.0)
+
+    class OneFails(InMemory):
+        def wait(self) -> Report:
+            report = super().wait()
+            if report.job.config.student == "a" and report.job.config.tau_t == 4.0:
+                return replace(report, value=None, error="the loss is nan")
+            return report
+
+    executor = OneFails({broken: 0.9})
+    driver, found = drive(SMALL, executor, students=("a", "b"))
+    assert set(found) == {"b"}
+    assert [report.error for report in driver.failures] == ["the loss is nan"]
+    # hard labels, then Hinton's cell at both temperatures: the batch ends, nothing after it begins
+    assert sum(label.startswith("a ") for label in executor.done) == 3
+
+
+def test_a_failure_that_is_skipped_is_the_worst_score_and_still_named() -> None:
+    executor = InMemory({trial(): 0.4}, fails={trial(tau_t=4.0): "out of memory"})
+    driver, found = drive(replace(SMALL, on_error="skip"), executor)
+    hinton = found["a"].outcome.candidates[0]
+    assert (hinton.trial, hinton.value) == (trial(), 0.4)
+    assert [report.error for report in driver.failures] == ["out of memory"]
+    everything = {request.trial: "no" for request in possible(SMALL, 0)}
+    _, nothing = drive(replace(SMALL, on_error="skip"), InMemory({}, fails=everything))
+    assert nothing["a"].outcome.best.value == WORST
+
+
+def asked(config: SearchConfig, seeds: tuple[int, ...], table: Table) -> list[Request]:
+    running, found = program(config, seeds), []
+    batch = next(running)
+    while True:
+        found += batch
+        try:
+            batch = running.send({request: table.get(request.trial, 0.5) for request in batch})
+        except StopIteration:
+            return found
+
+
+def test_further_seeds_repeat_what_a_comparison_rests_on() -> None:
+    config = replace(SMALL, alphas=(0.3, 0.6), complete=("lazy", "stable"))
+    table = {trial(loss="mse"): 0.1, trial(tau_t=4.0): 0.7, trial(tau_t=4.0, alpha=0.6): 0.9}
+    repeated = [request.trial for request in asked(config, (3, 5), table) if request.seed == 5]
+    assert len(repeated) == len(set(repeated))
+    lazy = {Trial(configuration=cell.canonical()) for cell in LAZY}
+    stable = {Trial(configuration=replace(STABLE, tau_t=tau).canonical()) for tau in (1.0, 4.0)}
+    assert {Trial(configuration=HARD.canonical()), trial(tau_t=4.0), trial(tau_t=4.0, alpha=0.6)} <= set(repeated)
+    assert lazy | stable <= set(repeated)
+    assert trial(tau_t=4.0, alpha=0.3) not in repeated  # neither picked nor a side of a choice
+
+
+def test_all_repeats_everything_and_none_nothing() -> None:
+    first = asked(SMALL, (0,), {})
+    for replicate, expected in (("all", 2), ("none", 1)):
+        config = replace(SMALL, replicate=replicate)  # type: ignore[arg-type]
+        assert len(set(asked(config, (0, 7), {}))) == expected * len(set(first))
+
+
+def test_completing_trains_what_greedy_left_out() -> None:
+    reached = {r.trial.configuration for r in asked(replace(SMALL, complete=("random",)), (0,), {})}
+    assert {replace(cell, tau_t=4.0).canonical() for cell in grid()} <= reached
+    assert {cell.canonical() for cell in LAZY} <= {
+        r.trial.configuration for r in asked(replace(SMALL, complete=("lazy",)), (0,), {})
+    }
+
+
+@pytest.mark.parametrize("design", ["greedy", "factorial"])
+@pytest.mark.parametrize("complete", [(), ("lazy", "stable"), ("random",)])
+def test_no_search_asks_for_more_than_may_be_asked_for_or_counts_outside_the_bounds(
+    design: str, complete: tuple[str, ...]
+) -> None:
+    config = replace(SMALL, second_stage=True, design=design, complete=complete)  # type: ignore[arg-type]
+    allowed = {request.trial.configuration for request in possible(config, 0)}
+    least, most = bounds(config, (0, 1))
+    generator = random.Random(1)
+    for _ in range(10):
+        table = {trial: generator.random() for trial in (Trial(configuration=c) for c in allowed)}
+        found = set(asked(config, (0, 1), table))
+        configurations = {request.trial.configuration for request in found}
+        assert {c for c in configurations if c.alpha in (0, 1)} <= allowed
+        assert least <= len(found) <= most
+
+
+def test_a_made_up_path_is_walked() -> None:
+    config = replace(SMALL, learning_rates=(0.1, 0.2))
+    walks = {tuple(r.trial.configuration.label() for r in requests(config, (0,), s)) for s in scenarios(config.space())}
+    assert len(walks) >= 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": (1, 1)}, r"seeds = \[1, 1\]; allowed: different whole numbers from 0 on"),
+        ({"seeds": (-1,)}, r"seeds = \[-1\]; allowed: different whole numbers"),
+        ({"students": ("a", "a")}, r"students = a, a; name each once"),
+        ({"learning_rates": (0.0,)}, r"learning_rates = \[0\.0\]; allowed: different numbers > 0"),
+        ({"cache_memory_gb": 0.0}, r"cache_memory_gb = 0\.0; allowed: a number > 0"),
+        ({"cpus_per_trial": 0}, r"cpus_per_trial = 0 must be at least 1"),
+        ({"temperatures": (4.0, 1.0)}, r"temperatures = \[4, 1\]; allowed: rising numbers"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SearchConfig(**settings)  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""`kdcache search`: the study's search over a cache, one run folder a trial."""
+"""`kdcache search`: the study's search over a cache, one run folder a training."""

@@ -1,100 +1,100 @@
-"""`kdcache search --dry-run`: what would be trained, how often, and how long that takes. Writes nothing."""
+"""`kdcache search --dry-run`: what would be trained, how often, how long. Nothing is trained or written."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from kdcache.core.design import CHOICES, Space, Trial
-from kdcache.core.errors import RunError
-from kdcache.core.results import read_run
-from kdcache.student.search.control import whole
-from kdcache.student.search.settings import SearchConfig, Unit
-from kdcache.training.run import RunFile
+from kdcache.student.search.driver import Report
+from kdcache.student.search.estimate import Bounds, bounds
+from kdcache.student.search.jobs import Bench
+from kdcache.student.search.program import Request, program
+from kdcache.student.search.settings import SearchConfig
+from kdcache.student.search.table import span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """Of one student: how many trainings, and what the finished ones took.
+class Cost:
+    """Trainings of one student.
 
     Attributes:
-        fewest, most: over every way that the choices and temperatures can turn out.
-        finished: trainings of this student that are there, of this search or not.
-        seconds: mean of a finished one; None without any.
+        student: its name.
+        all: fewest and most.
+        left: of these, fewest and most that have not finished.
+        seconds: of those that have finished, one each.
     """
 
     student: str
-    fewest: int
-    most: int
-    finished: int
-    seconds: float | None
+    all: Bounds
+    left: Bounds
+    seconds: tuple[float, ...]
+
+    def __str__(self) -> str:
+        text = f"{self.student}: {_range(self.all)} trainings"
+        if self.left != self.all:
+            text += f", {_range(self.left)} of them to do"
+        return text
 
 
-def forecast(file: RunFile, config: SearchConfig, space: Space, student: str) -> Forecast:
-    """Play every way that a search can go, and look at what has finished."""
-    counts = [_count(student, config, space, sides, tau) for sides in _sides() for tau in space.temperatures]
-    took = []
-    for path in sorted((file.students_folder / student).glob("*/result.json")):
-        try:
-            took.append(sum(read_run(path.parent).seconds.values()))
-        except RunError:
-            continue  # a run that is being written, or damaged: it will be trained again
-    return Forecast(
-        student=student,
-        fewest=min(counts),
-        most=max(counts),
-        finished=len(took),
-        seconds=sum(took) / len(took) if took else None,
-    )
-
-
-def text(file: RunFile, config: SearchConfig, space: Space, students: Sequence[str], *, jobs: int) -> str:
-    """The plan, for people."""
-    found = [forecast(file, config, space, student) for student in students]
-    taus = ", ".join(f"{tau:g}" for tau in space.temperatures)
-    lines = [
-        f"{config.design} search of {file.path}: {', '.join(students)}",
-        f"  choices       {', '.join(f'{n} ({c.default} or {c.alternative})' for n, c in CHOICES.items())}",
-        f"  temperatures  {taus}{', then four near the best' if space.second_stage else ''}",
-        f"  alpha         1{''.join(f', {alpha:g}' for alpha in space.alphas)}",
-        f"  rates         {', '.join(f'{rate:g}' for rate in space.learning_rates)}",
-        f"  seeds         {', '.join(map(str, config.seeds))}",
-    ]
-    if config.complete:
-        lines.append(f"  completed by  {', '.join(config.complete)}")
-    for one in found:
-        span = f"{one.fewest}" if one.fewest == one.most else f"{one.fewest} to {one.most}"
-        lines.append(f"{one.student}: {span} trainings; {one.finished} have finished{_time(one, jobs)}")
-    lines.append("The number depends on what wins. Nothing was trained or written.")
-    return "\n".join(lines)
-
-
-def _time(one: Forecast, jobs: int) -> str:
-    if one.seconds is None:
-        return ", so there is no estimate of the time: train one student first"
-    left = one.seconds * max(0, one.most - one.finished) / jobs
-    return f", {one.seconds:.0f} s each; at most {left / 60:.0f} min more with {jobs} at once"
-
-
-def _sides() -> list[tuple[bool, ...]]:
-    """Every combination of which side of each choice scores higher."""
-    return list(itertools.product((False, True), repeat=len(CHOICES)))
-
-
-def _count(student: str, config: SearchConfig, space: Space, sides: Sequence[bool], tau: float) -> int:
-    """Trainings of a search in which those sides and that temperature are the best."""
-    search = whole(student, config, space)
-    answer: Mapping[Unit, float] | None = None
+def _known(config: SearchConfig, seeds: Sequence[int], student: str, bench: Bench) -> tuple[Report, ...] | None:
+    """The trainings of a search that has ended already, else null."""
+    running = program(config, seeds)
+    found: dict[Path, Report] = {}
+    batch = next(running)
     while True:
+        values = {}
+        for request in batch:
+            report = bench.finished(bench.job(student, request))
+            if report is None or report.value is None:
+                return None
+            found[report.job.folder], values[request] = report, report.value
         try:
-            asked = search.send(answer) if answer is not None else next(search)
-        except StopIteration as end:
-            return len(end.value.units)
-        answer = {unit: _score(unit.trial, sides, tau) for unit in asked}
+            batch = running.send(values)
+        except StopIteration:
+            return tuple(found.values())
 
 
-def _score(trial: Trial, sides: Sequence[bool], tau: float) -> float:
-    c = trial.configuration
-    taken = (c.loss == "mse", c.teacher == "t_ll", c.tau_s != c.tau_t)
-    return sum(a == b for a, b in zip(taken, sides, strict=True)) - abs(c.tau_t - tau) / 1e4 - (1 - c.alpha)
+def cost(config: SearchConfig, seeds: Sequence[int], student: str, bench: Bench) -> Cost:
+    """Count a student's trainings; equal ones, e.g. of t_hs and t_ll where they are one checkpoint, once."""
+    known = _known(config, seeds, student, bench)
+    if known is not None:
+        ends = (len(known), len(known))
+        return Cost(student=student, all=ends, left=(0, 0), seconds=tuple(report.seconds for report in known))
+    folders: dict[Request, Path] = {}
+    finished: dict[Path, Report | None] = {}
+
+    def runs(requests: Sequence[Request]) -> set[Path]:
+        for request in requests:
+            if request not in folders:
+                job = bench.job(student, request)
+                folders[request] = job.folder
+                finished[job.folder] = bench.finished(job)
+        return {folders[request] for request in requests}
+
+    every = bounds(config, seeds, lambda asked: len(runs(asked)))
+    left = bounds(config, seeds, lambda asked: sum(finished[run] is None for run in runs(asked)))
+    seconds = tuple(report.seconds for report in finished.values() if report is not None)
+    return Cost(student=student, all=every, left=left, seconds=seconds)
+
+
+def hours(costs: Sequence[Cost], *, jobs: int) -> str:
+    """The time that is left, from finished trainings; a student without any takes the mean of the others."""
+    known = [second for cost in costs for second in cost.seconds]
+    least, most = (sum(cost.left[end] for cost in costs) for end in (0, 1))
+    total = f"to do: {_range((least, most))} trainings"
+    if not most:
+        return "to do: nothing"
+    if not known:
+        return f"{total}; how long they take is not known before the first has finished"
+    ends = []
+    for end in (0, 1):
+        means = [sum(c.seconds or known) / len(c.seconds or known) for c in costs]
+        ends.append(sum(mean * c.left[end] for mean, c in zip(means, costs, strict=True)) / jobs)
+    low, high = (span(seconds) for seconds in ends)
+    times = low if low == high else f"{low} to {high}"
+    return f"{total}, {times} with --jobs {jobs}, from {len(known)} that have finished"
+
+
+def _range(ends: Bounds) -> str:
+    return f"{ends[0]}" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"

@@ -1,160 +1,209 @@
-"""`kdcache search`: checks, then trains what the search asks for, then says what it found."""
+"""`kdcache search`: from the run file to finished runs and what they say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Literal
 
-from kdcache.core.config import plain
-from kdcache.core.configuration import Configuration
-from kdcache.core.design import HARD, LAZY, Space, flip, grid
-from kdcache.core.errors import IncompatibleTargets
-from kdcache.core.results import write_json
-from kdcache.student.plan import StudentConfig, plan
-from kdcache.student.search.board import Board, Say
-from kdcache.student.search.control import STABLE, Found, whole
-from kdcache.student.search.drive import Driver
-from kdcache.student.search.executors import Executor, Here, Workers, check
-from kdcache.student.search.settings import SearchConfig, Unit, students
-from kdcache.student.shared import Shared
-from kdcache.training.run import RunFile, make_folder
+from kdcache.core.design import Best
+from kdcache.core.errors import ConfigError, TrainingError
+from kdcache.student.plan import StudentConfig
+from kdcache.student.search import estimate, preview
+from kdcache.student.search.driver import Driver, Executor, Job, Report, names
+from kdcache.student.search.jobs import Bench, InProcess, Recipe, check_all, check_base
+from kdcache.student.search.journal import Journal
+from kdcache.student.search.program import Found, program
+from kdcache.student.search.ray_executor import RayTasks
+from kdcache.student.search.settings import SearchConfig
+from kdcache.student.search.table import Table
+from kdcache.student.search.workers import Workers, check
+from kdcache.training.run import RunFile
 
-FORMAT = 1
-"""Of `search.json`."""
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the command was asked for.
+class How:
+    """How a search runs.
+
+    Attributes:
+        jobs: trainings at once.
+        executor: `local` processes or `ray`.
+        device: `auto`, `cpu`, `cuda`.
+    """
+
+    jobs: int = 1
+    executor: Literal["local", "ray"] = "local"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """A search, checked: its settings with the defaults filled in.
 
     Attributes:
         file: the study.
-        config: its block `search:`, with the command's flags.
-        base: its block `student:`.
-        students: names to search for; empty: the block's.
-        jobs: trials at once.
-        device: `auto`, `cpu`, `cuda`.
-        executor: makes where trials run; null is this machine.
+        config: what may be tried.
+        students: their names.
+        seeds: the first one searches.
+        recipe: of a bench, for any process.
+        bench: this process's.
+        how: it runs.
     """
 
     file: RunFile
     config: SearchConfig
-    base: StudentConfig
-    students: tuple[str, ...] = ()
-    jobs: int = 1
-    device: str = "auto"
-    executor: Callable[[Request], Executor] | None = None
+    students: tuple[str, ...]
+    seeds: tuple[int, ...]
+    recipe: Recipe
+    bench: Bench
+    how: How
 
-    @property
-    def space(self) -> Space:
-        """What may be tried."""
-        return self.config.space(self.base.learning_rate)
+    @classmethod
+    def of(cls, file: RunFile, how: How) -> Search:
+        """Read the blocks `search:` and `student:`, and refuse what cannot be done before anything trains.
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The students to search for."""
-        return students(self.file, self.config, self.students)
+        Raises:
+            KDCacheError: bad settings, no cache, no such student or teacher, a loss that the cache does not give.
+        """
+        config = file.block("search", SearchConfig)
+        base = file.block("student", StudentConfig)
+        check(how.jobs, device=how.device, executor=how.executor)
+        check_base(base)
+        students = config.students or tuple(file.models.students)
+        if not students:
+            raise ConfigError("the models file names no student; a search needs at least one")
+        for student in students:
+            file.models.student(student)
+        if "validation" not in file.dataset.splits:
+            raise ConfigError(f"dataset {file.dataset.name} has no validation split; a search decides by its score")
+        if "test" not in file.dataset.splits:
+            raise ConfigError(f"dataset {file.dataset.name} has no test split; a search is reported by its score")
+        recipe = Recipe(
+            file=file,
+            base=base,
+            device=how.device,
+            cache_bytes=config.cache_bytes,
+            keep_checkpoints=config.keep_checkpoints,
+        )
+        bench = recipe.bench()
+        seeds = config.seeds or (base.seed,)
+        for rate in config.learning_rates:
+            replace(base, learning_rate=rate)  # refuses one that no training takes
+        check_all(bench, students, estimate.possible(config, seeds[0]))
+        return cls(file=file, config=config, students=students, seeds=seeds, recipe=recipe, bench=bench, how=how)
 
 
-def _local(request: Request) -> Executor:
-    if request.jobs > 1:
-        return Workers(request.file, request.device, request.jobs)
-    return Here(request.file, request.device)
-
-
-def run(request: Request, *, say: Say) -> dict[str, Found]:
-    """Search for every student; finished trials are found again, so an interrupted search goes on.
+def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
+    """Search; what has finished is not trained again.
 
     Args:
-        request: what to do.
+        file: the study.
+        how: it runs.
         say: prints a line.
 
+    Returns:
+        What was found of each student.
+
     Raises:
-        KDCacheError: bad settings; a configuration that the cache refuses, before anything is trained; a failed trial.
+        KDCacheError: see `Search.of`.
+        TrainingError: trainings failed; they are named, after all that does not depend on them has been done.
     """
-    names, space = request.names, request.space
-    check(request.jobs, gpus=0)
-    shared = Shared()
-    _refuse_early(request, names, space, shared)
-    write_json(make_folder(request.file.out) / "search.json", _record(request, names, space))
-    executor = request.executor(request) if request.executor else _local(request)
-    with Board(say=say) as board:
-        driver = Driver(
-            executor=executor,
-            base=request.base,
-            place=lambda config: plan(request.file, config, shared=shared),
-            tell=board,
+    search = Search.of(file, how)
+    journal = Journal(file.out)
+    with journal.alone():
+        journal.settings(search.config, students=search.students, seeds=search.seeds, teachers=search.bench.aliases())
+
+        driver, found = _drive(search, journal, say)
+        for student, one in found.items():
+            folders = {r.job.label: f for f, r in driver.reports.items() if r.job.config.student == student}
+            journal.outcome(student, one, seeds=search.seeds, folders=folders)
+            say(summary(student, one))
+    if driver.failures:
+        raise TrainingError(
+            f"{len(driver.failures)} of {len(driver.reports)} trainings failed: {names(driver.failures)}; "
+            f"the same command tries them again"
         )
-        try:
-            found = driver.run({name: whole(name, request.config, space) for name in names})
-        finally:
-            executor.close()
-    for name in names:
-        say(summary(found[name], driver.folder))
-    say(f"{board.new} trained now, {board.found} were there; {board.seconds:.0f} s")
-    say(f"next: kdcache compare {request.file.students_folder}")
+    say(f"runs: {file.students_folder}")
+    say(f"next: kdcache compare {file.students_folder}")
     return found
 
 
-def _refuse_early(request: Request, names: Sequence[str], space: Space, shared: Shared) -> None:
-    """Every cell against the cache, before the first training.
+def _drive(search: Search, journal: Journal, say: Say) -> tuple[Driver, dict[str, Found]]:
+    """Run the programs of all students, with their journal and table."""
+    planned = dict.fromkeys(search.students, estimate.bounds(search.config, search.seeds)[1])
+
+    def started(job: Job) -> None:
+        journal.started(job)
+        table.started(job)
+
+    def ended(report: Report) -> None:
+        if not report.before:
+            journal.ended(report)
+        table.ended(report)
+
+    with closing(_executor(search, started)) as executor, Table(planned, say, slots=executor.slots) as table:
+        driver = Driver(
+            executor,
+            resolve=search.bench.job,
+            finished=search.bench.finished,
+            skip=search.config.on_error == "skip",
+            heard=ended,
+        )
+        return driver, driver.run({student: program(search.config, search.seeds) for student in search.students})
+
+
+def _executor(search: Search, started: Callable[[Job], None]) -> Executor:
+    """Where the search's trainings run.
 
     Raises:
-        IncompatibleTargets: cells that the cache refuses, all of them named, with what would do it.
+        LaunchError: what was asked for cannot be had.
     """
-    refused: dict[str, str] = {}
-    taus = (space.temperatures[0], space.temperatures[-1])
-    hard = [HARD] if space.hard else []
-    for cell in [*hard, *(replace(cell, tau_t=tau) for cell in reachable(request.config) for tau in taus)]:
-        try:
-            plan(request.file, Unit.of(names[0], cell).config(request.base), shared=shared)
-        except IncompatibleTargets as error:
-            refused[cell.label()] = str(error)
-    if refused:
-        raise IncompatibleTargets(
-            f"the cache refuses {len(refused)} of the search's configurations, {', '.join(refused)}: "
-            f"{next(iter(refused.values()))}"
-        )
+    how = search.how
+    if how.executor == "ray":
+        return RayTasks(search.recipe, cpus=search.config.cpus_per_trial, started=started)
+    if how.jobs == 1:
+        return InProcess(search.bench, started)
+    return Workers(search.recipe, jobs=how.jobs, started=started)
 
 
-def reachable(config: SearchConfig) -> tuple[Configuration, ...]:
-    """Cells that a search may train: both sides of the choices in `order`, and what completes it."""
-    cells = {Configuration(): None}
-    for choice in config.order:
-        cells.update({flip(cell, choice): None for cell in tuple(cells)})
-    if config.design == "factorial" or "random" in config.complete:
-        cells.update(dict.fromkeys(grid()))
-    if "lazy" in config.complete:
-        cells.update(dict.fromkeys(LAZY))
-    if "stable" in config.complete:
-        cells[STABLE] = None
-    return tuple(cells)
-
-
-def _record(request: Request, names: Sequence[str], space: Space) -> dict[str, object]:
-    """What `compare` reads: the space and the seeds."""
-    return {
-        "format": FORMAT,
-        "design": request.config.design,
-        "space": plain(space),
-        "seeds": list(request.config.seeds),
-        "students": list(names),
-        "complete": list(request.config.complete),
-    }
-
-
-def summary(found: Found, folder: Callable[[Unit], Path]) -> str:
-    """A student's path, its best, the baseline; scores of validation."""
+def summary(student: str, found: Found) -> str:
+    """What a student's search found, in a few lines."""
     outcome = found.outcome
-    lines = [f"{found.student}: {len({folder(unit) for unit in found.units})} trainings"]
+    lines = [f"{student}:"]
     for pair in outcome.pairs:
-        kept = "alternative" if pair.sign > 0 else "default"
-        lines.append(
-            f"  {pair.choice:<8} {pair.default.trial.configuration.label()} {pair.default.value:.4f}  against  "
-            f"{pair.alternative.trial.configuration.label()} {pair.alternative.value:.4f}: {kept}"
-        )
+        sides = f"{_side(pair.default)} or {_side(pair.alternative)}"
+        lines.append(f"  {pair.choice:<8} {sides}: {'moved' if pair.sign > 0 else 'kept'}")
+    lines.append(f"  best     {_side(outcome.best)}")
     if outcome.hard is not None:
-        lines.append(f"  hard labels {outcome.hard.value:.4f}")
-    lines.append(f"  best     {outcome.best.trial.configuration.label()} {outcome.best.value:.4f}")
+        lines.append(f"  baseline {_side(outcome.hard)}")
     return "\n".join(lines)
+
+
+def _side(best: Best) -> str:
+    return f"{best.trial.configuration.label()} {best.value:.4f}"
+
+
+def dry_run(file: RunFile, how: How, say: Say) -> None:
+    """The plan of a search: cells, stages, trainings, hours. Nothing is trained or written.
+
+    Raises:
+        KDCacheError: see `Search.of`.
+    """
+    search = Search.of(file, how)
+    config, space, bench = search.config, search.config.space(), search.bench
+    lines = [f"{config.design} search of {', '.join(search.students)}; first seed {search.seeds[0]}"]
+    listed = ", ".join(f"{tau:g}" for tau in space.temperatures)
+    lines += [
+        f"  temperatures  {listed}{', then four around the best' if space.second_stage else ''}",
+        f"  rates         {', '.join(f'{rate or bench.base.learning_rate:g}' for rate in space.learning_rates)}",
+        f"  choices       {', '.join(space.order)}, "
+        f"then alpha of {', '.join(f'{alpha:g}' for alpha in space.alphas) or 'none'}",
+        f"  then          complete {', '.join(config.complete) or 'nothing'}; "
+        f"seeds {', '.join(map(str, search.seeds[1:])) or 'none'} repeat {config.replicate}",
+    ]
+    costs = [preview.cost(config, search.seeds, student, bench) for student in search.students]
+    for line in (*lines, *(f"  {cost}" for cost in costs), preview.hours(costs, jobs=how.jobs)):
+        say(line)
