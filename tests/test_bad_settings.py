@@ -160,7 +160,11 @@ def test_36_a_models_yaml_is_refused(
         (("--loss", "kl"), "student.loss in {changed} is 'kl'; allowed: one of ce, mse"),
         (("--seed", "-1"), "{changed}: student: seed = -1 must not be negative"),
         (("--student", "nobody"), "no student is called 'nobody'; the models file has half"),
-        ((), "no cache in {folder}/out/cache; run kdcache dump-teacher {run} first, or name one with --cache"),
+        (
+            (),
+            "no cache in {folder}/out/cache; run kdcache dump-teacher {run} first, or name one with "
+            "--set student.cache=PATH",
+        ),
         (("--alph", "1"), "No such option '--alph'. (Did you mean one of: '--alpha', "),
         (
             ("--device", "tpu"),

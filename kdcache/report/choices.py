@@ -15,7 +15,7 @@ import numpy as np
 from kdcache.core.configuration import Configuration
 from kdcache.core.errors import ConfigError
 from kdcache.report.gain import Group, Sampled
-from kdcache.report.runs import Case
+from kdcache.report.runs import Case, Run
 from kdcache.report.statistics.resample import interval
 
 Value = str | float
@@ -105,7 +105,7 @@ def _effect(materials: Sequence[Material], choice: str, default: Value, alternat
     for material in materials:
         sign = 1.0 if material.case.metric.higher_is_better else -1.0
         for one, two in _pairs(material.groups, choice, default, alternative):
-            for seed in (s for s in one.runs if s in two.runs):
+            for seed in (s for s in one.runs if s in two.runs and _alike(one.runs[s], two.runs[s])):
                 differences.append(sign * (two.runs[seed].test - one.runs[seed].test))
                 total_B += sign * (material.sampled.mean(two, [seed]) - material.sampled.mean(one, [seed]))
                 cases.add(material.case.name)
@@ -124,6 +124,12 @@ def _effect(materials: Sequence[Material], choice: str, default: Value, alternat
         cases=len(cases),
         seeds=tuple(sorted(seeds)),
     )
+
+
+def _alike(one: Run, two: Run) -> bool:
+    """Whether two runs were trained alike, as far as they recorded it: learning rate, epochs, batch, ..."""
+    settings = (one.result.extra.get("training"), two.result.extra.get("training"))
+    return None in settings or settings[0] == settings[1]
 
 
 def _pairs(groups: Sequence[Group], choice: str, default: Value, alternative: Value) -> list[tuple[Group, Group]]:

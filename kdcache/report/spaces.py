@@ -90,6 +90,8 @@ def _read_search(case: Case) -> Searched | None:
         return None
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
+        if case.student not in tree.get("students", [case.student]):
+            return None  # of another search in the same folder
         body = tree.get("space", tree)
         space = parse(Space, {f.name: body[f.name] for f in fields(Space) if f.name in body}, where=SEARCH_FILE)
         seeds = tuple(int(seed) for seed in tree.get("seeds", ()))

@@ -75,11 +75,13 @@ class Trials:
         return tuple({id(trained): trained for trained in self.trained.values()}.values())
 
 
-def collect(case: Case, rates: Sequence[float]) -> Trials:
+def collect(case: Case, rates: Sequence[float], *, seed: int | None = None) -> Trials:
     """Sort the runs of a case into trials.
 
     Args:
+        case: one dataset and student.
         rates: learning rates of the space as the search names them; 0 is the training's own.
+        seed: that decided the search; None: the seeds that all share.
     """
     names, notes = _teachers(case)
     first = GRID_TEACHERS[0]
@@ -104,7 +106,9 @@ def collect(case: Case, rates: Sequence[float]) -> Trials:
             found[replace(trial, configuration=replace(trial.configuration, teacher=name))] = trained
         if not same:
             found[trial] = trained
-    seeds = _deciding_seeds(t for t in found.values() if in_grid(t.trial.configuration))
+    searched = [t for t in found.values() if in_grid(t.trial.configuration)]
+    decided = seed is not None and any(seed in t.runs for t in searched)
+    seeds = (seed,) if decided and seed is not None else _deciding_seeds(searched)
     values = {t: sign * r.validation(seeds) for t, r in found.items() if seeds and set(seeds) <= set(r.runs)}
     return Trials(case=case, trained=found, seeds=seeds, values=values, lone=lone, notes=notes)
 

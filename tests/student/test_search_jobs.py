@@ -115,6 +115,23 @@ def test_a_worker_that_is_killed_is_named_and_another_takes_its_place(two: Worke
     assert not (doomed.folder / "result.json").exists()
 
 
+@pytest.mark.slow
+def test_a_worker_that_was_killed_while_it_waited_is_replaced_before_it_gets_work(two: Workers) -> None:
+    bench = two._recipe.bench()
+    job = bench.job("half", request(2, alpha=0.0, teacher=None))
+    short = replace(job.config, epochs=1)
+    job = replace(job, config=short, folder=bench.shared.plan(short).folder)
+    two.submit(job)
+    assert two.wait().value is not None
+    idle = next(worker for worker in two._workers if worker)
+    os.kill(idle.process.pid or 0, signal.SIGKILL)
+    idle.process.join()
+    again = replace(job, config=replace(short, seed=3))
+    again = replace(again, folder=bench.shared.plan(again.config).folder)
+    two.submit(again)
+    assert two.wait().value is not None
+
+
 def test_each_worker_has_its_share_of_cores_and_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert environment(1, jobs=3, device="cpu", now={}) == {"OMP_NUM_THREADS": "2"}

@@ -132,8 +132,14 @@ class Workers:
                 return
             worker = self._workers[slot] or self._start(slot)
             if worker.job is None:
+                try:
+                    worker.connection.send(self._queue[0])
+                except OSError:  # it died while it waited, killed or out of memory: another one takes its place
+                    worker.connection.close()
+                    worker.process.join()
+                    worker = self._start(slot)
+                    worker.connection.send(self._queue[0])
                 worker.job = self._queue.popleft()
-                worker.connection.send(worker.job)
                 self._started(worker.job)
 
     def _start(self, slot: int) -> _Worker:
