@@ -38,9 +38,6 @@ CHOICES = {
 }
 """In the order in which greedy search decides them."""
 
-LAZY = tuple(Configuration(loss=loss, teacher=teacher) for loss in ("ce", "mse") for teacher in ("t_hs", "t_ll"))
-"""No search at all: tau 1, alpha 1, both losses, both teachers."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
@@ -138,12 +135,14 @@ def flip(cell: Configuration, choice: str) -> Configuration:
 
 def grid() -> tuple[Configuration, ...]:
     """The eight cells of loss x teacher x tau_s, Hinton's first."""
-    return tuple(
-        Configuration(loss=loss, teacher=teacher, tau_s=tau_s)
-        for loss in ("ce", "mse")
-        for teacher in ("t_hs", "t_ll")
-        for tau_s in ("tied", 1.0)
-    )
+    cells = [Configuration()]
+    for choice in CHOICES:
+        cells = [side for cell in cells for side in (cell, flip(cell, choice))]
+    return tuple(cells)
+
+
+LAZY = tuple(cell for cell in grid() if cell.tau_s == "tied")
+"""No search at all: tau 1, alpha 1, both losses, both teachers."""
 
 
 def _listed(values: Iterable[float]) -> str:

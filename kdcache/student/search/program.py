@@ -6,7 +6,7 @@ A program is a generator as a search is (`core.searching`), but of requests: a t
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from kdcache.core.configuration import Configuration
@@ -111,6 +111,6 @@ def _reported(
     bests += [side for pair in outcome.pairs for side in (pair.default, pair.alternative)]
     trials = [best.trial for best in bests] + [trial for trial in _lazy(space) if trial in asked]
     if "stable" in config.complete:
-        cells = [Configuration(teacher=STABLE.teacher, tau_t=tau, tau_s=STABLE.tau_s) for tau in space.temperatures]
+        cells = [replace(STABLE, tau_t=tau) for tau in space.temperatures]
         trials += [Trial(configuration=c.canonical(), learning_rate=space.learning_rates[0]) for c in cells]
     return tuple(dict.fromkeys(trials))
