@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from kdcache.cli import main
 from kdcache.core.results import read_run, read_statistics
+from kdcache.core.search_record import read_record
 from kdcache.student import distill
 from kdcache.student.plan import StudentConfig
 from kdcache.training.run import load_run
@@ -62,11 +63,13 @@ def test_a_search_says_what_it_found_and_leaves_what_compare_needs(
         *("loss", "teacher", "tau_s", "alpha", "best", "baseline")
     ]
     assert lines[-1] == f"next: kdcache compare {run.parent}/out/students"
-    tree = json.loads((run.parent / "out/search.json").read_text())
-    assert (tree["design"], tree["students"], tree["seeds"]) == ("greedy", ["half"], [0, 1])
-    assert tree["space"]["temperatures"] == [1.0, 4.0]
-    assert tree["teachers"] == {"t_hs": "t_hs", "t_ll": "t_hs"}  # one checkpoint, so t_ll's runs are t_hs's
-    outcome = json.loads((run.parent / "out/search/half.json").read_text())
+    record = read_record(run.parent / "out/search/half.json")
+    assert (record.design, record.student, record.seeds) == ("greedy", "half", (0, 1))
+    assert record.space.temperatures == (1.0, 4.0)
+    assert record.teachers == {"t_hs": "t_hs", "t_ll": "t_hs"}  # one checkpoint, so t_ll's runs are t_hs's
+    assert record.training == read_run(folders(run)[0]).extra["training"]
+    outcome = record.outcome
+    assert outcome is not None
     assert [pair["choice"] for pair in outcome["pairs"]] == ["loss", "teacher", "tau_s", "alpha"]
     assert {Path(path) for path in outcome["runs"].values()} == set(folders(run))
     events = [line["event"] for line in journal(run)]
@@ -139,11 +142,13 @@ def test_a_training_that_fails_is_named_and_the_other_student_is_searched(
         main(["search", str(two_students), "--device", "cpu", "--jobs", jobs])
     error = capfd.readouterr().err.splitlines()[-1]
     assert end.value.code == 7
-    assert "1 of 7 trainings failed: broken hard labels seed 0: the loss is nan at step 1 of 2" in error
+    # hard labels and both temperatures of Hinton's cell fail, and end its search; the other student's six go on
+    assert "3 of 9 trainings failed: broken hard labels seed 0: the loss is nan at step 1 of 2" in error
     assert error.endswith("the same command tries them again")
-    assert (two_students.parent / "out/search/half.json").is_file()
-    assert not (two_students.parent / "out/search/broken.json").exists()
-    assert [line["event"] for line in journal(two_students, "broken")] == ["started", "failed"]
+    half, broken = (read_record(two_students.parent / f"out/search/{name}.json") for name in ("half", "broken"))
+    assert half.outcome is not None
+    assert broken.outcome is None
+    assert sorted(line["event"] for line in journal(two_students, "broken")) == ["failed"] * 3 + ["started"] * 3
 
 
 def test_failures_that_are_skipped_end_a_search_that_names_them(
@@ -152,9 +157,13 @@ def test_failures_that_are_skipped_end_a_search_that_names_them(
     with pytest.raises(SystemExit) as end:
         main(["search", str(two_students), "--device", "cpu", "--student", "broken", "--set", "search.on_error=skip"])
     assert end.value.code == 7
-    outcome = json.loads((two_students.parent / "out/search/broken.json").read_text())
-    assert outcome["best"]["score"] is None
-    assert "6 of 6 trainings failed" in capsys.readouterr().err
+    record = read_record(two_students.parent / "out/search/broken.json")
+    assert record.outcome is not None
+    assert record.outcome["best"]["score"] is None
+    assert len(record.failed) == 6
+    shown = capsys.readouterr()
+    assert "6 of 6 trainings failed" in shown.err
+    assert "baseline hard labels failed" in shown.out
 
 
 @pytest.mark.slow
@@ -298,6 +307,29 @@ def test_a_cache_without_one_of_the_teachers_is_refused(
     assert "has no teacher 't_ll'; it has t_hs" in found
 
 
+def test_data_without_labels_are_searched_without_hard_labels(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = yaml.safe_load(run.read_text())
+    path = tmp_path / "train.jsonl"
+    records = [json.loads(line) for line in Path(tree["dataset"]["files"]["train"]).read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in r.items() if k != "label"}) + "\n" for r in records))
+    tree["dataset"] = {**tree["dataset"], "unlabelled": ["train"]}
+    tree["dataset"]["files"]["train"] = str(path)
+    del tree["student"]["cache"]
+    run.write_text(yaml.safe_dump(tree))
+    call("dump-teacher", str(run), "--device", "cpu", *_teachers(run))
+    refusal = refused(capsys, "search", run, "--device", "cpu", code=5)
+    assert "needs labels, but no item of the cache's train split has one" in refusal
+    assert refusal.endswith("or leave them out (search.order, search.temperatures, search.alphas, search.hard)")
+    call("search", str(run), "--device", "cpu", "--seeds", "0", "--set", "search.hard=false", "search.alphas=[]")
+    record = read_record(run.parent / "out/search/half.json")
+    assert record.outcome is not None
+    assert record.outcome["hard"] is None
+    assert not record.space.hard
+    assert all(read_run(folder).configuration.alpha == 1 for folder in folders(run))
+
+
 def test_losses_that_the_cache_gives_only_approximately_are_all_named(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,7 +339,7 @@ def test_losses_that_the_cache_gives_only_approximately_are_all_named(
     assert "mse t_hs tau 1/1" in found
     assert "ce t_hs tau 1/1," not in found
     assert "Dump with store: hidden" in found
-    assert "or leave them out (search.order, search.temperatures, search.alphas)" in found
+    assert "or leave them out (search.order, search.temperatures, search.alphas, search.hard)" in found
     assert not (run.parent / "out/students").exists()
 
 

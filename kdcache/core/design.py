@@ -15,6 +15,8 @@ from kdcache.core.errors import ConfigError
 Value = str | float
 STAGE_1 = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+WORST = float("-inf")
+"""The validation score of a trial that failed, where a search goes on without it."""
 HARD = Configuration(teacher=None, alpha=0.0)
 """The baseline: hard labels only."""
 

@@ -27,8 +27,7 @@ def greedy(space: Space) -> Search:
     keeps the default); then every alpha at cur's temperature, learning rate tuned.
     """
     values: Values = {}
-    hard = (yield from _tune_rates(HARD, space, values)) if space.hard else None
-    current = yield from tune(Configuration(), space, values)
+    hard, (current,) = yield from _with_hard([tune(Configuration(), space, values)], space, values)
     candidates, pairs = [current], []
     for choice in space.order:
         other = yield from tune(flip(current.cell, choice), space, values)
@@ -41,12 +40,11 @@ def greedy(space: Space) -> Search:
 def factorial(space: Space) -> Search:
     """All eight cells, each tuned, and lazy's four at tau 1: the only design with clean main effects."""
     values: Values = {}
-    hard = (yield from _tune_rates(HARD, space, values)) if space.hard else None
-    yield from _run([_trial(c, space.learning_rates[0]) for c in LAZY], values)
-    cells: dict[Configuration, Best] = {}
-    for cell in grid():
-        cells[cell] = yield from tune(cell, space, values)
-    candidates = list(cells.values())
+    lazy = [_fixed(cell, space, values) for cell in LAZY]
+    tunings = [tune(cell, space, values) for cell in grid()]
+    hard, found = yield from _with_hard([*tunings, *lazy], space, values)
+    candidates = found[: len(tunings)]
+    cells = dict(zip(grid(), candidates, strict=True))
     current = cells[Configuration()]
     pairs = []
     for choice in space.order:
@@ -148,11 +146,49 @@ def _best_tau(cell: Configuration, taus: Sequence[float], rate: float, values: V
 
 def _tune_rates(configuration: Configuration, space: Space, values: Values) -> Tuning:
     trials = tuple(_trial(configuration, rate) for rate in space.learning_rates)
-    yield from _run(trials[:1], values)  # the first alone: where it was tuned over temperatures it is known
-    for trial in trials[1:]:
-        yield from _run([trial], values)
+    yield from _run(trials, values)
     best = max(trials, key=lambda trial: values[trial])
     return Best(cell=configuration, trial=best, value=values[best], trials=trials)
+
+
+def _fixed(configuration: Configuration, space: Space, values: Values) -> Tuning:
+    """One trial that nothing is tuned of."""
+    trial = _trial(configuration, space.learning_rates[0])
+    yield from _run([trial], values)
+    return Best(cell=configuration, trial=trial, value=values[trial], trials=(trial,))
+
+
+def _with_hard(
+    tunings: Sequence[Tuning], space: Space, values: Values
+) -> Generator[tuple[Trial, ...], Mapping[Trial, float], tuple[Best | None, list[Best]]]:
+    """Tunings, and beside them that of the baseline if it belongs to the space."""
+    if not space.hard:
+        return None, (yield from side_by_side(tunings))
+    hard, *found = yield from side_by_side([_tune_rates(HARD, space, values), *tunings])
+    return hard, found
+
+
+def side_by_side(
+    tunings: Sequence[Tuning],
+) -> Generator[tuple[Trial, ...], Mapping[Trial, float], list[Best]]:
+    """Tunings that do not depend on each other: what all of them ask for next is one batch.
+
+    Returns:
+        Their results, in the order given.
+    """
+    found: dict[int, Best] = {}
+    answers: dict[int, Mapping[Trial, float] | None] = dict.fromkeys(range(len(tunings)))
+    while len(found) < len(tunings):
+        asked: dict[int, tuple[Trial, ...]] = {}
+        for place, answer in answers.items():
+            try:
+                asked[place] = tunings[place].send(answer) if answer is not None else next(tunings[place])
+            except StopIteration as end:
+                found[place] = end.value
+        if asked:
+            scores = yield tuple(dict.fromkeys(trial for trials in asked.values() for trial in trials))
+            answers = {place: {trial: scores[trial] for trial in trials} for place, trials in asked.items()}
+    return [found[place] for place in range(len(tunings))]
 
 
 def _finish(
@@ -161,11 +197,7 @@ def _finish(
     """The alpha sweep of the winning cell, and the outcome."""
     tau = cell.trial.configuration.tau_t  # of the canonical form: tied MSE is the same at any
     swept = [replace(cell.cell, tau_t=tau, alpha=alpha) for alpha in space.alphas]
-    rate = space.learning_rates[0]
-    yield from _run([_trial(configuration, rate) for configuration in swept], values)
-    found = []
-    for configuration in swept:
-        found.append((yield from _tune_rates(configuration, space, values)))
+    found = yield from side_by_side([_tune_rates(configuration, space, values) for configuration in swept])
     pairs = [*pairs]
     if found:
         pairs.append(Pair(choice="alpha", default=cell, alternative=max(found, key=lambda b: b.value)))

@@ -15,7 +15,7 @@ import numpy as np
 from kdcache.core.configuration import Configuration
 from kdcache.core.errors import ConfigError
 from kdcache.report.gain import Group, Sampled
-from kdcache.report.runs import Case, Run
+from kdcache.report.runs import Case, Run, recorded_rate
 from kdcache.report.statistics.resample import interval
 
 Value = str | float
@@ -127,9 +127,9 @@ def _effect(materials: Sequence[Material], choice: str, default: Value, alternat
 
 
 def _alike(one: Run, two: Run) -> bool:
-    """Whether two runs were trained alike, as far as they recorded it: learning rate, epochs, batch, ..."""
-    settings = (one.result.extra.get("training"), two.result.extra.get("training"))
-    return None in settings or settings[0] == settings[1]
+    """Whether two runs of a case had one learning rate, as far as they recorded it."""
+    rates = (recorded_rate(one), recorded_rate(two))
+    return None in rates or rates[0] == rates[1]
 
 
 def _pairs(groups: Sequence[Group], choice: str, default: Value, alternative: Value) -> list[tuple[Group, Group]]:

@@ -53,9 +53,10 @@ def check_labels(played: Sequence[Played], options: Options) -> None:
 
 
 def find(case: Played, label: str) -> Trained | None:
-    """The trial of a label, as tables show it or by any name of its teacher."""
+    """The trial of a label: as tables show it, as it was asked for, or by any name of its teacher."""
     for trial, trained in case.replayed.trials.trained.items():
-        if label in (trained.label, case.replayed.trials.real(trial.configuration).label()):
+        asked = (run.result.configuration.label() for run in trained.runs.values())
+        if label in (trained.label, case.replayed.trials.real(trial.configuration).label(), *asked):
             return trained
     return None
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kdcache.core.errors import RunError
 from kdcache.core.results import RunResult, read_run, read_statistics, uids_digest
 from kdcache.metrics import METRICS, Metric
+from kdcache.report import training
 
 # I test examples  S statistics of one run
 
@@ -54,7 +55,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """The runs of one (dataset, student), comparable example by example."""
+    """The runs of one (dataset, student), trained alike but for the learning rate and comparable example by example.
+
+    `student` is the student's name; where it was trained in several ways, with this way's settings: `base (epochs 3)`.
+    """
 
     dataset: str
     student: str
@@ -139,9 +143,7 @@ def load_run(folder: Path) -> Run:
 
 def recorded_rate(run: Run) -> float | None:
     """Peak learning rate that a run recorded."""
-    training = run.result.extra.get("training")
-    value = training.get("learning_rate") if isinstance(training, Mapping) else None
-    return float(value) if isinstance(value, int | float) else None
+    return training.learning_rate(run.result.extra.get("training"))
 
 
 def _reliability(statistics: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
@@ -200,7 +202,7 @@ def load_runs(folders: Sequence[Path], *, named: Sequence[Path] = ()) -> tuple[t
 
 
 def group_cases(runs: Iterable[Run]) -> tuple[Case, ...]:
-    """Runs by (dataset, student), sorted by name.
+    """Runs by (dataset, student) and way of training, sorted by name; the way of the most runs first.
 
     Raises:
         RunError: two runs of a case differ in metric, examples or test set; both folders are named.
@@ -213,7 +215,9 @@ def group_cases(runs: Iterable[Run]) -> tuple[Case, ...]:
         for other in members[1:]:
             _check_comparable(members[0], other, where=f"{dataset}, {student}")
         metric = METRICS[members[0].result.metric]
-        cases.append(Case(dataset=dataset, student=student, metric=metric, runs=tuple(members)))
+        for way, own in training.split([(run, run.result) for run in members]):
+            name = f"{student} ({way})" if way else student
+            cases.append(Case(dataset=dataset, student=name, metric=metric, runs=tuple(own)))
     return tuple(cases)
 
 

@@ -1,38 +1,37 @@
 """What a finished search may have tried: read from `search.json`, or inferred from the runs; and its replay.
 
-`kdcache search` writes `search.json` into the folder of the study, beside `students`. Runs that were trained one by one
-have none: then the space is what the runs span, and only choices with both sides among them are in it.
+`kdcache search` writes `search/<student>.json` into the folder of the study, beside `students`. Runs that were trained
+one by one have none: then the space is what the runs span, and only choices with both sides among them are in it.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdcache.core.config import parse
 from kdcache.core.configuration import Configuration
-from kdcache.core.design import CHOICES, STAGE_1, Best, Outcome, Space, Trial, grid
-from kdcache.core.errors import ConfigError, RunError
+from kdcache.core.design import CHOICES, STAGE_1, WORST, Best, Outcome, Space, Trial, grid
+from kdcache.core.search_record import SearchRecord, read_record, record_path
 from kdcache.core.searching import DESIGNS, replay, tune
 from kdcache.report.runs import Case, Run, recorded_rate
-from kdcache.report.trials import Trials, collect, in_grid
+from kdcache.report.training import learning_rate, settings
+from kdcache.report.trials import NOTHING, Known, Trials, collect, in_grid
 
-SEARCH_FILE = "search.json"
 LEVELS = 3
-"""Parents of a run folder in which `search.json` is looked for: students/<student>/<run> is three deep."""
+"""Parents of a run folder in which it is looked for: students/<student>/<run> is three deep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
-    """The space of a case, its design and seeds, and in `source` how they are known."""
+    """The space of a case, its design and seeds, what else the search recorded, and in `source` how they are known."""
 
     space: Space
     design: str
     seeds: tuple[int, ...]
     source: str
+    known: Known = NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,25 +39,27 @@ class Replayed:
     """A case with its search run again on its scores.
 
     Attributes:
-        outcome: None where trials are missing.
+        outcome: None where trials are missing. Without the candidates and pairs of which every training failed.
         lacking: the next trials that the replay needs; more may follow once these are there.
+        failed: trials without a run that the search took for the worst.
     """
 
     trials: Trials
     searched: Searched
     outcome: Outcome | None
     lacking: tuple[Trial, ...]
+    failed: tuple[Trial, ...] = ()
 
 
 def replay_case(case: Case) -> Replayed:
     """Run the search of a case again on its finished runs.
 
     Raises:
-        RunError: a `search.json` that cannot be read.
+        RunError: a record of the search that cannot be read.
     """
     searched = _read_search(case)
     if searched is not None:
-        return _replayed(collect(case, searched.space.learning_rates), searched)
+        return _replayed(collect(case, searched.space.learning_rates, searched.known), searched)
     rates = _rates(case)
     found = _inferred(case, rates)
     if found.outcome is None and len(rates) > 1:  # rates that were not tuned cell by cell
@@ -74,40 +75,50 @@ def _inferred(case: Case, rates: Sequence[float]) -> Replayed:
 def _replayed(trials: Trials, searched: Searched) -> Replayed:
     space = replace(searched.space, hard=False)  # the baseline is no part of what is decided
     found = replay(DESIGNS[searched.design](space), trials.values)
-    outcome = found if isinstance(found, Outcome) else None
+    failed = tuple(trial for trial in trials.values if trial not in trials.trained)
+    outcome = _that_trained(found) if isinstance(found, Outcome) else None
     lacking = () if isinstance(found, Outcome) else found
-    return Replayed(trials=trials, searched=searched, outcome=outcome, lacking=lacking)
+    return Replayed(trials=trials, searched=searched, outcome=outcome, lacking=lacking, failed=failed)
+
+
+def _that_trained(outcome: Outcome) -> Outcome | None:
+    """An outcome without what has no score to show; None where nothing has."""
+    candidates = tuple(best for best in outcome.candidates if best.value > WORST)
+    pairs = tuple(p for p in outcome.pairs if min(p.default.value, p.alternative.value) > WORST)
+    return replace(outcome, candidates=candidates, pairs=pairs) if candidates else None
 
 
 def tuned(cell: Configuration, replayed: Replayed) -> Best | tuple[Trial, ...]:
     """A cell tuned over temperatures and learning rates on the runs there are, or the next trials it lacks."""
-    return replay(tune(cell, replayed.searched.space, {}), replayed.trials.values)
+    found = replay(tune(cell, replayed.searched.space, {}), replayed.trials.values)
+    return (found.trial,) if isinstance(found, Best) and found.value == WORST else found
 
 
 def _read_search(case: Case) -> Searched | None:
-    path = find_search(case.runs[0].folder)
+    path = find_search(case.runs[0].folder, case.runs[0].result.student)
     if path is None:
         return None
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        if case.student not in tree.get("students", [case.student]):
-            return None  # of another search in the same folder
-        body = tree.get("space", tree)
-        space = parse(Space, {f.name: body[f.name] for f in fields(Space) if f.name in body}, where=SEARCH_FILE)
-        seeds = tuple(int(seed) for seed in tree.get("seeds", ()))
-    except (OSError, ValueError, TypeError, AttributeError, ConfigError) as error:
-        raise RunError(f"{path} is damaged: {error}; search again with kdcache search, or move it away") from None
-    design = str(tree.get("design", "greedy"))
-    if design not in DESIGNS:
-        raise RunError(f"{path}: design = {design!r} is none of {', '.join(DESIGNS)}; search again, or move it away")
-    return Searched(space=space, design=design, seeds=seeds, source=f"{SEARCH_FILE} of the search")
+    record = read_record(path)
+    if not _of_case(record, case):
+        return None
+    known = Known(seed=record.seeds[0], rate=learning_rate(record.training), failed=record.failed)
+    return Searched(
+        space=record.space, design=record.design, seeds=record.seeds, source="recorded by the search", known=known
+    )
 
 
-def find_search(folder: Path) -> Path | None:
-    """`search.json` above a run folder, the nearest one."""
+def _of_case(record: SearchRecord, case: Case) -> bool:
+    """Whether a search trained in the way of a case's runs; runs that recorded nothing are taken for it."""
+    ways = [way for run in case.runs if (way := settings(run.result.extra.get("training")))]
+    return not ways or ways[0] == settings(record.training)
+
+
+def find_search(folder: Path, student: str) -> Path | None:
+    """The record of a student's search above a run folder, the nearest one."""
     for parent in list(folder.resolve().parents)[:LEVELS]:
-        if (parent / SEARCH_FILE).is_file():
-            return parent / SEARCH_FILE
+        path = record_path(parent, student)
+        if path.is_file():
+            return path
     return None
 
 

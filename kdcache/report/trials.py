@@ -1,8 +1,8 @@
 """The runs of a case as trials of a search: which training is which trial, and the scores that a replay needs.
 
 Runs carry names of teachers and learning rates; a search asks for trials. Two names of one checkpoint are one teacher
-here, and the rate that a search calls 0 (the training's own) is the one recorded by most runs. Where all runs learned
-from one teacher of another name, it stands where a search has t_hs.
+here, and the rate that a search calls 0 (the training's own) is the one that the search recorded, else that of most
+runs. Where all runs learned from one teacher of another name, it stands where a search has t_hs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kdcache.core.configuration import Configuration
-from kdcache.core.design import CHOICES, Trial
+from kdcache.core.design import CHOICES, WORST, Trial
 from kdcache.report.runs import Case, Run, recorded_rate
 
 GRID_LOSSES = (CHOICES["loss"].default, CHOICES["loss"].alternative)
@@ -47,7 +47,8 @@ class Trials:
     Attributes:
         trained: trial -> runs, under every name that its teacher has.
         seeds: those that decide a replay: shared by all trials of the grid that have the most frequent seed.
-        values: validation score over `seeds`, higher is better, of every trial that has them.
+        values: validation score over `seeds`, higher is better, of every trial that has them; -inf of a trial that the
+            search took for the worst because it failed.
         lone: the only teacher's name, where it is not t_hs but is keyed as t_hs; else None.
         notes: what was set aside, sentences.
     """
@@ -75,18 +76,37 @@ class Trials:
         return tuple({id(trained): trained for trained in self.trained.values()}.values())
 
 
-def collect(case: Case, rates: Sequence[float], *, seed: int | None = None) -> Trials:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a search recorded beside its space.
+
+    Attributes:
+        seed: that decided; None: the seeds that all share.
+        rate: what learning rate 0, the training's own, is; None: that of most runs.
+        failed: trials that were taken for the worst.
+    """
+
+    seed: int | None = None
+    rate: float | None = None
+    failed: tuple[Trial, ...] = ()
+
+
+NOTHING = Known()
+"""Recorded of runs that no search trained."""
+
+
+def collect(case: Case, rates: Sequence[float], known: Known = NOTHING) -> Trials:
     """Sort the runs of a case into trials.
 
     Args:
         case: one dataset and student.
         rates: learning rates of the space as the search names them; 0 is the training's own.
-        seed: that decided the search; None: the seeds that all share.
+        known: what the search recorded.
     """
     names, notes = _teachers(case)
     first = GRID_TEACHERS[0]
     lone = _lone(case, names)
-    own = _own_rate(case.runs, rates)
+    own = _own_rate(case.runs, rates) if known.rate is None else known.rate
     members: dict[Trial, list[Run]] = {}
     for run in case.runs:
         configuration = run.result.configuration.canonical()
@@ -107,9 +127,10 @@ def collect(case: Case, rates: Sequence[float], *, seed: int | None = None) -> T
         if not same:
             found[trial] = trained
     searched = [t for t in found.values() if in_grid(t.trial.configuration)]
-    decided = seed is not None and any(seed in t.runs for t in searched)
-    seeds = (seed,) if decided and seed is not None else _deciding_seeds(searched)
-    values = {t: sign * r.validation(seeds) for t, r in found.items() if seeds and set(seeds) <= set(r.runs)}
+    seed = known.seed
+    seeds = (seed,) if seed is not None and any(seed in t.runs for t in searched) else _deciding_seeds(searched)
+    values = dict.fromkeys(known.failed, WORST)
+    values |= {t: sign * r.validation(seeds) for t, r in found.items() if seeds and set(seeds) <= set(r.runs)}
     return Trials(case=case, trained=found, seeds=seeds, values=values, lone=lone, notes=notes)
 
 

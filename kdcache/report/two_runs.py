@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdcache.core.configuration import Configuration
 from kdcache.core.design import Trial
+from kdcache.report import training
 from kdcache.report.evidence import PairedComparison
 from kdcache.report.findings import TwoRuns
 from kdcache.report.gain import Sampled
@@ -64,7 +65,7 @@ def two_runs(sides: Sides | None, sampled: Mapping[str, Sampled], *, seed: int) 
     if len(a.runs) == len(b.runs) == 1:
         b = replace(b, runs=dict(zip(a.runs, b.runs.values(), strict=True)))  # two runs, whatever their seeds
     a, b = _labelled(a, b, one, two)
-    both = (sampled[_case(one)], sampled[_case(two)])
+    both = (_of(one, sampled), _of(two, sampled))
     up = one.result.scores["test"][one.result.metric].higher_is_better
     comparison = compare_trained(a, b, both, higher_is_better=up, seed=seed)
     if comparison is None:
@@ -80,15 +81,20 @@ def two_runs(sides: Sides | None, sampled: Mapping[str, Sampled], *, seed: int) 
     )
 
 
+def _of(run: Run, sampled: Mapping[str, Sampled]) -> Sampled:
+    """The resampled scores that hold a run's."""
+    return next(own for own in sampled.values() if run.folder in own.columns)
+
+
 def _case(run: Run) -> str:
     return f"{run.result.dataset}, {run.result.student}"
 
 
 def _one_configuration(runs: Sequence[Run]) -> Trained | None:
-    """One side; None if it holds several configurations, students or datasets, or a seed twice."""
+    """One side; None if it holds several configurations, ways of training, students or datasets, or a seed twice."""
     what = {(_case(run), run.result.configuration.canonical(), recorded_rate(run)) for run in runs}
     by_seed = {run.result.seed: run for run in runs}
-    if len(what) > 1 or len(by_seed) < len(runs):
+    if len(what) > 1 or len(by_seed) < len(runs) or len(training.split([(run, run.result) for run in runs])) > 1:
         return None
     configuration = runs[0].result.configuration
     return Trained(
@@ -115,7 +121,7 @@ def _refusal(one: Run, two: Run) -> str:
 
 
 def _labelled(a: Trained, b: Trained, one: Run, two: Run) -> tuple[Trained, Trained]:
-    """Labels that tell the sides apart: with student or dataset, else learning rate, else the folder."""
+    """Labels that tell the sides apart: with student or dataset, else how they were trained, else the folder."""
     pairs = [
         (one.result.dataset, two.result.dataset),
         (one.result.student, two.result.student),
@@ -126,11 +132,10 @@ def _labelled(a: Trained, b: Trained, one: Run, two: Run) -> tuple[Trained, Trai
             marks[0].append(left)
             marks[1].append(right)
     labels = [", ".join([t.label, *own]) for t, own in zip((a, b), marks, strict=True)]
-    rates = [recorded_rate(run) for run in (one, two)]
-    if labels[0] == labels[1] and rates[0] != rates[1]:
-        labels = [
-            f"{label}, lr {rate:g}" if rate is not None else label for label, rate in zip(labels, rates, strict=True)
-        ]
+    if labels[0] == labels[1]:
+        names = training.differing(one.result, two.result)
+        ways = [training.words(run.result, names) for run in (one, two)]
+        labels = [f"{label}, {way}" if way else label for label, way in zip(labels, ways, strict=True)]
     if labels[0] == labels[1]:
         labels = [f"{label} ({run.folder.name})" for label, run in zip(labels, (one, two), strict=True)]
     if labels[0] == labels[1]:
@@ -189,14 +194,15 @@ def _limits(found: PairedComparison, one: Run, two: Run) -> list[str]:
                 f"The {name} differ ({left}, {right}), so this compares runs and says nothing about the configurations."
             )
     differ = _differences(one.result.configuration, two.result.configuration)
+    differ += training.differing(one.result, two.result)
     if len(differ) > 1:
         said.append(f"They differ in {' and '.join(differ)}, so no single choice explains the difference.")
     return said
 
 
 def _differences(one: Configuration, two: Configuration) -> list[str]:
-    """Settings in which two distilled configurations differ, as they count."""
+    """Settings in which two configurations differ, as they count; `targets` where one is of hard labels alone."""
     a, b = one.canonical(), two.canonical()
     if a.alpha == 0 or b.alpha == 0:
-        return []
+        return ["targets"] if a.alpha != b.alpha else []
     return [f.name for f in fields(Configuration) if getattr(a, f.name) != getattr(b, f.name) and f.name != "kd_scale"]

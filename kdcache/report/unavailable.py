@@ -14,7 +14,7 @@ LISTED = 3
 
 def unavailable(played: Sequence[Played], stable: Answer | None, options: Options) -> tuple[str, ...]:
     """Sentences; empty where everything could be computed."""
-    said = [*_replays(played), *_seeds(played)]
+    said = [*_ways(played), *_replays(played), *_seeds(played)]
     lone = [case.name for case in played if len(case.candidates) < 2]
     if lone:
         said.append(f"{listed(lone)}: one configuration, so there is neither a best nor a worst.")
@@ -34,7 +34,31 @@ def unavailable(played: Sequence[Played], stable: Answer | None, options: Option
             "train more seeds, or give --noise-sd PERCENT."
         )
     said += [note + "." for case in played for note in case.replayed.trials.notes]
+    said += [_failed(case) for case in played if case.replayed.failed]
     return tuple(said)
+
+
+def _ways(played: Sequence[Played]) -> list[str]:
+    """Students that were trained in several ways."""
+    found: dict[str, list[str]] = {}
+    for case in played:
+        own = case.case
+        found.setdefault(f"{own.dataset}, {own.runs[0].result.student}", []).append(own.student)
+    return [
+        f"{name}: its runs were trained in {len(ways)} ways ({'; '.join(ways)}), so each way is a case of its own, and "
+        "nothing is compared across them."
+        for name, ways in found.items()
+        if len(ways) > 1
+    ]
+
+
+def _failed(case: Played) -> str:
+    labels = list(dict.fromkeys(trial.configuration.label() for trial in case.replayed.failed))
+    more = f" and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
+    return (
+        f"{case.name}: {', '.join(labels[:LISTED])}{more} failed to train; the search took that for the worst, and "
+        "here there is no score of it."
+    )
 
 
 def _replays(played: Sequence[Played]) -> list[str]:

@@ -49,6 +49,33 @@ def test_greedy_moves_where_the_other_side_is_better_and_goes_on_from_there() ->
     assert len(outcome.candidates) == 4 + 1
 
 
+def batches(search: Search, default: float = 0.5) -> list[tuple[Trial, ...]]:
+    """What may run side by side, one after the other."""
+    found = [next(search)]
+    while True:
+        try:
+            found.append(search.send(dict.fromkeys(found[-1], default)))
+        except StopIteration:
+            return found
+
+
+def test_what_does_not_depend_on_each_other_is_one_batch() -> None:
+    space = replace(SMALL, learning_rates=(1e-3, 2e-3, 3e-3), alphas=(0.3, 0.5))
+    first, second, *_, last = batches(greedy(space))
+    taus = {trial.configuration.tau_t for trial in first if trial.configuration.alpha == 1}
+    assert (len(first), taus) == (3 + 2, {1.0, 4.0})  # hard labels at three rates beside Hinton's two temperatures
+    assert {trial.learning_rate for trial in second} == {2e-3, 3e-3}
+    assert {(t.configuration.alpha, t.learning_rate) for t in last} == {
+        (alpha, rate) for alpha in (0.3, 0.5) for rate in (1e-3, 2e-3, 3e-3)
+    }
+
+
+def test_the_factorial_design_tunes_its_cells_side_by_side() -> None:
+    asked = batches(factorial(Space(second_stage=True, alphas=(), learning_rates=(1e-3, 2e-3))))
+    assert len(asked) == 3  # all temperatures, all second stages, all second rates
+    assert [trial for batch in asked for trial in batch] == list(dict.fromkeys(t for batch in asked for t in batch))
+
+
 def test_the_order_of_the_choices_is_the_space_s() -> None:
     outcome, _ = run(greedy(replace(SMALL, order=("tau_s", "loss"))))
     assert [pair.choice for pair in outcome.pairs] == ["tau_s", "loss", "alpha"]

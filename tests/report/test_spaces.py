@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 
 from kdcache.core.configuration import Configuration
-from kdcache.core.design import HARD, Outcome
+from kdcache.core.design import HARD, Outcome, Space, Trial
 from kdcache.core.errors import RunError
+from kdcache.core.search_record import SearchRecord, write_record
 from kdcache.core.searching import second_stage
 from kdcache.report.cases import play
 from kdcache.report.lacking import complete, missing
+from kdcache.report.options import Options
 from kdcache.report.regret import regret_rows
-from kdcache.report.spaces import described, find_search, replay_case
+from kdcache.report.spaces import described, find_search, replay_case, tuned
 from kdcache.report.stable import answer, stable_results
 from kdcache.report.trials import collect
+from kdcache.report.unavailable import unavailable
 from tests.report.synthetic import additive, case, configurations, full_case, run
 
 CE = Configuration(teacher="t_hs", tau_t=4.0)
@@ -180,37 +183,119 @@ def test_noise_between_seeds_is_pooled_in_per_cent():
     assert play(case(one[:1])).noise_sd is None
 
 
-def place(folder: Path, content: object) -> list:
-    """Runs under `folder`/students/base with a `search.json` beside students."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "search.json").write_text(content if isinstance(content, str) else json.dumps(content))
+SPACE = Space(temperatures=(1.0, 4.0), second_stage=False, alphas=(0.5,), order=("teacher", "loss"))
+RECORD = SearchRecord(
+    code="1", student="base", design="factorial", space=SPACE, seeds=(0, 1), teachers={}, training={}, settings={}
+)
+
+
+def place(study: Path, record: SearchRecord = RECORD, **settings) -> list:
+    """Runs in `study`/students/base with the record of their search beside students."""
+    (study / "search").mkdir(parents=True, exist_ok=True)
+    write_record(study, replace(record, **settings))
     runs = [run(c, additive(0.01, 0.01, 0.01)(c.canonical())) for c in configurations((1.0, 4.0), (0.5,))]
-    return [replace(r, folder=folder / "students" / "base" / str(i)) for i, r in enumerate(runs)]
+    return [moved(r, study) for r in runs]
 
 
-def test_search_json_says_what_was_searched(tmp_path):
-    space = {"temperatures": [1.0, 4.0], "second_stage": False, "alphas": [0.5], "order": ["teacher", "loss"]}
-    runs = place(tmp_path / "out", {"format": 1, "design": "factorial", "seeds": [0, 1], "space": space})
-    assert find_search(runs[0].folder) == tmp_path / "out" / "search.json"
+def moved(r, study: Path):
+    """The run in a folder of the study."""
+    return replace(r, folder=study / "students" / "base" / r.folder.name)
+
+
+def test_a_record_says_what_was_searched(tmp_path):
+    runs = place(tmp_path / "out")
+    assert find_search(runs[0].folder, "base") == tmp_path / "out/search/base.json"
     found = replay_case(case(runs))
-    assert (found.searched.space.order, found.searched.seeds) == (("teacher", "loss"), (0, 1))
-    assert (found.searched.design, found.searched.source) == ("factorial", "search.json of the search")
+    assert (found.searched.space, found.searched.seeds) == (SPACE, (0, 1))
+    assert (found.searched.design, found.searched.source) == ("factorial", "recorded by the search")
     assert len(found.outcome.candidates) == 9
+
+
+def test_of_another_student_s_search_nothing_is_taken(tmp_path):
+    runs = place(tmp_path, student="other")
+    assert find_search(runs[0].folder, "base") is None
+    assert replay_case(case(runs)).searched.source == "inferred from the runs"
+
+
+def test_a_search_that_trained_in_another_way_is_not_the_case_s(tmp_path):
+    runs = place(tmp_path, training={"learning_rate": 1e-4, "epochs": 3})
+    for epochs, source in ((3, "recorded by the search"), (5, "inferred from the runs")):
+        own = [replace(r, result=replace(r.result, extra={"training": {"epochs": epochs}})) for r in runs]
+        assert replay_case(case(own)).searched.source == source
+
+
+def test_the_seed_that_searched_decides_and_not_the_mean_over_its_repetitions(tmp_path):
+    study = tmp_path / "out"
+    place(study, design="greedy", seeds=(1, 2), space=replace(SPACE, order=("loss",), alphas=()))
+    ce, mse = CE, Configuration(loss="mse").canonical()
+    scores = {(ce, 1): 0.8, (ce, 2): 0.9, (mse, 1): 0.81, (mse, 2): 0.7}
+    runs = [run(c, (value, value), seed=seed) for (c, seed), value in scores.items()]
+    runs.append(run(replace(CE, tau_t=1.0), (0.5, 0.5), seed=1))
+    found = replay_case(case([moved(r, study) for r in runs]))
+    assert found.trials.seeds == (1,)
+    assert [pair.sign for pair in found.outcome.pairs] == [1]  # by the means over both seeds it would be -1
+
+
+def test_the_recorded_rate_is_the_training_s_own_though_most_runs_have_another(tmp_path):
+    study = tmp_path / "out"
+    rates = (0.0, 3e-4)
+    space = replace(SPACE, order=(), alphas=(), temperatures=(4.0,), learning_rates=rates)
+    place(study, space=space, design="greedy", training={"learning_rate": 1e-4})
+    runs = [run(CE, (0.8, 0.5), rate=1e-4), run(CE, (0.9, 0.5), rate=3e-4)]
+    runs += [run(replace(CE, tau_t=tau), (0.9, 0.5), rate=2e-4) for tau in (1.0, 2.0)]
+    found = replay_case(case([moved(r, study) for r in runs]))
+    assert found.outcome.best.trial.learning_rate == 3e-4
+    assert sorted(trial.learning_rate for trial in found.trials.trained) == [0.0, 2e-4, 2e-4, 3e-4]
+
+
+def test_what_failed_is_taken_for_the_worst_and_has_no_score(tmp_path):
+    study = tmp_path / "out"
+    mse = Configuration(loss="mse").canonical()
+    broken = (Trial(configuration=mse), Trial(configuration=replace(CE, tau_t=4.0).canonical()))
+    runs = place(study, design="greedy", space=replace(SPACE, order=("loss",)), failed=broken)
+    kept = [r for r in runs if Trial(configuration=r.result.configuration.canonical()) not in broken]
+    played = play(case(kept))
+    assert played.replayed.failed == broken
+    assert [c.label for c in played.candidates] == ["ce t_hs tau 1/1", "ce t_hs tau 1/1 alpha 0.5"]
+    assert [pair.choice for pair in played.pairs] == ["alpha"]  # of the losses one side has no score
+    assert tuned(Configuration(loss="mse"), played.replayed) == broken[:1]
+    assert (
+        "d00, base: mse t_hs tau 1/1, ce t_hs tau 4/4 failed to train; the search took that for the worst"
+        in " ".join(unavailable([played], None, Options()))
+    )
+    nothing = [r for r in kept if r.result.configuration.alpha == 0]
+    all_failed = tuple(Trial(configuration=r.result.configuration.canonical()) for r in runs)
+    place(study, design="greedy", space=replace(SPACE, order=()), failed=all_failed)
+    assert replay_case(case(nothing)).outcome is None
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("no json", "is damaged: Expecting value"),
-        ({"temperatures": [4.0, 1.0]}, "temperatures = [4, 1]; allowed: rising numbers > 0"),
-        ([1], "is damaged: 'list' object has no attribute 'get'"),
-        ({"design": "random"}, "design = 'random' is none of greedy, factorial; search again, or move it away"),
+        (
+            lambda tree: tree["space"] | {"temperatures": [4.0, 1.0]},
+            "temperatures = [4, 1]; allowed: rising numbers > 0",
+        ),
+        (
+            "[1]",
+            "is not the record of a search of format 2; search again with kdcache search, which trains nothing twice",
+        ),
+        (lambda tree: tree | {"design": "random"}, "base.json: design = 'random'; allowed: greedy, factorial"),
+        (lambda tree: tree | {"seeds": []}, "base.json: seeds = []; allowed: at least one"),
+        (lambda tree: {k: v for k, v in tree.items() if k != "failed"} | {"failed": 1}, "failed in base.json is 1"),
     ],
-    ids=["text", "space", "list", "design"],
+    ids=["text", "space", "list", "design", "seeds", "failed"],
 )
-def test_a_damaged_search_json_is_refused(tmp_path, content, words):
-    runs = place(tmp_path / "out", content)
+def test_a_damaged_record_is_refused(tmp_path, content, words):
+    runs = place(tmp_path / "out")
+    path = tmp_path / "out/search/base.json"
+    tree = json.loads(path.read_text())
+    if not isinstance(content, str):
+        changed = content(tree)
+        content = json.dumps(changed if "design" in changed else tree | {"space": changed})
+    path.write_text(content)
     with pytest.raises(RunError) as caught:
         replay_case(case(runs))
-    assert f"{tmp_path}/out/search.json" in str(caught.value)
+    assert str(path) in str(caught.value)
     assert words in str(caught.value)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from kdcache.core.configuration import Configuration
-from kdcache.core.design import HARD, LAZY, Trial, grid
+from kdcache.core.design import HARD, LAZY, WORST, Trial, grid
 from kdcache.core.errors import ConfigError
 from kdcache.student.plan import StudentConfig
-from kdcache.student.search.driver import WORST, Driver, Job, Report
+from kdcache.student.search.driver import Driver, Job, Report
 from kdcache.student.search.estimate import bounds, possible, requests, scenarios
 from kdcache.student.search.program import STABLE, Found, Request, program
 from kdcache.student.search.settings import SearchConfig
@@ -99,7 +99,7 @@ def test_students_are_driven_side_by_side_and_find_what_each_finds_alone() -> No
     assert together["a"].outcome == together["b"].outcome == alone["b"].outcome
     executor = InMemory({})
     drive(SMALL, executor, students=("a", "b"))
-    assert executor.first == ["a hard labels seed 0", "b hard labels seed 0"]
+    assert [label.split()[0] for label in executor.first] == ["a"] * 3 + ["b"] * 3
 
 
 def test_a_search_that_stopped_anywhere_goes_on_and_finds_the_same() -> None:
@@ -155,9 +155,23 @@ def test_a_failure_that_is_skipped_is_the_worst_score_and_still_named() -> None:
     hinton = found["a"].outcome.candidates[0]
     assert (hinton.trial, hinton.value) == (trial(), 0.4)
     assert [report.error for report in driver.failures] == ["out of memory"]
+    assert found["a"].failed == (trial(tau_t=4.0),)
     everything = {request.trial: "no" for request in possible(SMALL, 0)}
     _, nothing = drive(replace(SMALL, on_error="skip"), InMemory({}, fails=everything))
     assert nothing["a"].outcome.best.value == WORST
+
+
+def test_what_failed_is_not_repeated_by_further_seeds() -> None:
+    config = replace(SMALL, on_error="skip", complete=("lazy", "stable"), replicate="all")
+    broken = trial(teacher="t_ll")  # of lazy's four, and the stable cell at tau 1
+    for chosen in (config, replace(config, replicate="reported")):
+        executor = InMemory({}, fails={broken: "out of memory"})
+        _, found = drive(chosen, executor, seeds=(0, 1))
+        again = [label for label in executor.done if label.endswith("seed 1")]
+        assert again
+        assert f"a {broken.configuration.label()} seed 0" in executor.done
+        assert f"a {broken.configuration.label()} seed 1" not in again
+        assert broken not in found["a"].reported
 
 
 def asked(config: SearchConfig, seeds: tuple[int, ...], table: Table) -> list[Request]:

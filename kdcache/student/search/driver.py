@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from kdcache.core.design import WORST
 from kdcache.student.plan import StudentConfig
 from kdcache.student.search.program import Found, Program, Request
-
-WORST = float("-inf")
-"""The score of a training that failed, where that is skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

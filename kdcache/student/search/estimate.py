@@ -106,7 +106,8 @@ def possible(config: SearchConfig, seed: int) -> tuple[Request, ...]:
     found += [replace(configuration, alpha=alpha) for configuration in list(found) for alpha in space.alphas[:1]]
     found += [cell.canonical() for cell in LAZY if config.design == "factorial" or "lazy" in config.complete]
     rate = space.learning_rates[0]
-    trials = [Trial(configuration=c, learning_rate=rate) for c in dict.fromkeys([HARD.canonical(), *found])]
+    found += [HARD.canonical()] if space.hard else []
+    trials = [Trial(configuration=c, learning_rate=rate) for c in dict.fromkeys(found)]
     return tuple(Request(trial=trial, seed=seed) for trial in trials)
 
 

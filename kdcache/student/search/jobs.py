@@ -181,6 +181,6 @@ def check_all(bench: Bench, students: Iterable[str], requests: Iterable[Request]
         first = next(iter(refused.values()))
         raise IncompatibleTargets(
             f"{len(refused)} configurations of this search cannot be trained from the cache: {', '.join(refused)}. "
-            f"The first: {first}; or leave them out (search.order, search.temperatures, search.alphas)"
+            f"The first: {first}; or leave them out (search.order, search.temperatures, search.alphas, search.hard)"
         )
     return plans

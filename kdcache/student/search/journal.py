@@ -1,30 +1,26 @@
-"""What a search leaves beside its run folders: `search.json`, and of each student a journal and its outcome."""
+"""What a search leaves beside its run folders: of each student a journal, and what was found for its record."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kdcache.core.config import plain
-from kdcache.core.design import Best
+from kdcache.core.design import WORST, Best
 from kdcache.core.errors import RunError
-from kdcache.core.results import write_json, writing
+from kdcache.core.results import writing
 from kdcache.student.search.driver import Job, Report
 from kdcache.student.search.program import Found
-from kdcache.student.search.settings import SearchConfig
 from kdcache.training.run import make_folder
-from kdcache.version import __version__
-
-FORMAT = 1
 
 
 class Journal:
-    """Writes `<out>/search.json`, `<out>/search/<student>.jsonl` and `<out>/search/<student>.json`.
+    """Writes `<out>/search/<student>.jsonl`.
 
     Args:
         out: folder of the study.
@@ -48,29 +44,6 @@ class Journal:
                 raise RunError(f"another search runs in {self.out}; wait for it, or choose another --out") from None
             yield
 
-    def settings(
-        self, config: SearchConfig, *, students: Sequence[str], seeds: Sequence[int], teachers: Mapping[str, str]
-    ) -> None:
-        """Say what is searched, so that `compare` can replay the searches from the run folders.
-
-        Args:
-            config: the block `search:`.
-            students: whose searches.
-            seeds: the first one searches.
-            teachers: name -> the name that its checkpoint's runs are under.
-        """
-        tree = {
-            "format": FORMAT,
-            "code": __version__,
-            "design": config.design,
-            "space": config.space(),
-            "students": students,
-            "seeds": seeds,
-            "teachers": teachers,
-            "settings": config,
-        }
-        write_json(self.out / "search.json", tree)
-
     def started(self, job: Job) -> None:
         """A training began."""
         self._append(job, {"event": "started"})
@@ -82,43 +55,37 @@ class Journal:
         else:
             self._append(report.job, {"event": "finished", "score": report.value, "seconds": round(report.seconds, 2)})
 
-    def outcome(self, student: str, found: Found, *, seeds: Sequence[int], folders: Mapping[str, Path]) -> None:
-        """Write what a student's search found, for people and scripts.
-
-        Args:
-            student: its name.
-            found: by its program.
-            seeds: the first one searched.
-            folders: label of a job -> its run folder.
-        """
-        outcome = found.outcome
-        tree = {
-            "format": FORMAT,
-            "code": __version__,
-            "student": student,
-            "seeds": seeds,
-            "best": _best(outcome.best),
-            "hard": _best(outcome.hard) if outcome.hard else None,
-            "pairs": [
-                {
-                    "choice": pair.choice,
-                    "default": _best(pair.default),
-                    "alternative": _best(pair.alternative),
-                    "sign": pair.sign,
-                }
-                for pair in outcome.pairs
-            ],
-            "candidates": [_best(best) for best in outcome.candidates],
-            "completed": [_best(best) for best in found.completed],
-            "runs": {label: str(folder) for label, folder in folders.items()},
-        }
-        write_json(self.folder / f"{student}.json", tree)
-
     def _append(self, job: Job, event: dict[str, Any]) -> None:
         path = self.folder / f"{job.config.student}.jsonl"
         line = {"time": round(time.time(), 2), **event, "run": job.folder.name, "label": job.label}
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def found_text(found: Found, folders: Mapping[str, Path]) -> dict[str, Any]:
+    """What a student's search found, for people and scripts.
+
+    Args:
+        found: by its program.
+        folders: label of a job -> its run folder.
+    """
+    outcome = found.outcome
+    return {
+        "best": _best(outcome.best),
+        "hard": _best(outcome.hard) if outcome.hard else None,
+        "pairs": [
+            {
+                "choice": pair.choice,
+                "default": _best(pair.default),
+                "alternative": _best(pair.alternative),
+                "sign": pair.sign,
+            }
+            for pair in outcome.pairs
+        ],
+        "candidates": [_best(best) for best in outcome.candidates],
+        "completed": [_best(best) for best in found.completed],
+        "runs": {label: str(folder) for label, folder in folders.items()},
+    }
 
 
 def _best(best: Best) -> dict[str, Any]:
@@ -127,6 +94,6 @@ def _best(best: Best) -> dict[str, Any]:
         "configuration": plain(best.trial.configuration),
         "label": best.trial.configuration.label(),
         "learning_rate": best.trial.learning_rate,
-        "score": best.value if best.value > float("-inf") else None,
+        "score": best.value if best.value > WORST else None,
         "trials": len(best.trials),
     }

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from kdcache.core.configuration import Configuration
-from kdcache.core.design import LAZY, Best, Outcome, Space, Trial, grid
-from kdcache.core.searching import DESIGNS, tune
+from kdcache.core.design import LAZY, WORST, Best, Outcome, Space, Trial, grid
+from kdcache.core.searching import DESIGNS, side_by_side, tune
 from kdcache.student.search.settings import Completion, SearchConfig
 
 R = TypeVar("R")
@@ -35,11 +35,13 @@ class Found:
         outcome: of the search, under the first seed.
         completed: cells tuned after the search.
         reported: what further seeds repeat under `replicate: reported`.
+        failed: trials that were taken for the worst, under the first seed; no further seed repeats them.
     """
 
     outcome: Outcome
     completed: tuple[Best, ...]
     reported: tuple[Trial, ...]
+    failed: tuple[Trial, ...] = ()
 
 
 Program = Generator[tuple[Request, ...], Mapping[Request, float], Found]
@@ -54,22 +56,24 @@ def program(config: SearchConfig, seeds: Sequence[int]) -> Program:
         seeds: at least one.
     """
     space = config.space()
-    asked: dict[Trial, None] = {}
+    asked: dict[Trial, float] = {}
     outcome = yield from _under(seeds[0], DESIGNS[config.design](space), asked)
     completed: list[Best] = []
     for what in dict.fromkeys(config.complete):
         completed += yield from _under(seeds[0], _complete(what, space), asked)
-    reported = _reported(outcome, completed, config, asked)
-    again = {"reported": reported, "all": tuple(asked), "none": ()}[config.replicate]
+    failed = tuple(trial for trial, value in asked.items() if value == WORST)
+    reported = tuple(trial for trial in _reported(outcome, completed, config, asked) if trial not in failed)
+    trained = tuple(trial for trial in asked if trial not in failed)
+    again = {"reported": reported, "all": trained, "none": ()}[config.replicate]
     if again and seeds[1:]:
         yield tuple(Request(trial=trial, seed=seed) for trial in again for seed in seeds[1:])
-    return Found(outcome=outcome, completed=tuple(completed), reported=reported)
+    return Found(outcome=outcome, completed=tuple(completed), reported=reported, failed=failed)
 
 
 def _under(
-    seed: int, search: Asking[R], asked: dict[Trial, None]
+    seed: int, search: Asking[R], asked: dict[Trial, float]
 ) -> Generator[tuple[Request, ...], Mapping[Request, float], R]:
-    """A search of trials as one of requests."""
+    """A search of trials as one of requests; what was asked and its score go into `asked`."""
     answer: Mapping[Trial, float] | None = None
     while True:
         try:
@@ -77,10 +81,10 @@ def _under(
         except StopIteration as end:
             result: R = end.value
             return result
-        asked |= dict.fromkeys(trials)
         requests = {trial: Request(trial=trial, seed=seed) for trial in trials}
         values = yield tuple(requests.values())
         answer = {trial: values[request] for trial, request in requests.items()}
+        asked |= answer
 
 
 def _complete(what: Completion, space: Space) -> Asking[tuple[Best, ...]]:
@@ -89,10 +93,8 @@ def _complete(what: Completion, space: Space) -> Asking[tuple[Best, ...]]:
         values = yield trials
         return tuple(Best(cell=t.configuration, trial=t, value=values[t], trials=(t,)) for t in trials)
     known: dict[Trial, float] = {}
-    found = []
-    for cell in (STABLE,) if what == "stable" else grid():
-        found.append((yield from tune(cell, space, known)))
-    return tuple(found)
+    cells = (STABLE,) if what == "stable" else grid()
+    return tuple((yield from side_by_side([tune(cell, space, known) for cell in cells])))
 
 
 def _lazy(space: Space) -> tuple[Trial, ...]:
@@ -100,7 +102,7 @@ def _lazy(space: Space) -> tuple[Trial, ...]:
 
 
 def _reported(
-    outcome: Outcome, completed: Iterable[Best], config: SearchConfig, asked: Mapping[Trial, None]
+    outcome: Outcome, completed: Iterable[Best], config: SearchConfig, asked: Mapping[Trial, float]
 ) -> tuple[Trial, ...]:
     """What a comparison rests on: the best, hard labels, both sides of every choice, the best of every cell; of lazy's
     four what was trained; and where the stable cell was completed, it at each of stage 1's temperatures, since one

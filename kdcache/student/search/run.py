@@ -7,19 +7,22 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kdcache.core.design import Best
+from kdcache.core.config import plain
+from kdcache.core.design import WORST, Best
 from kdcache.core.errors import ConfigError, TrainingError
+from kdcache.core.search_record import SearchRecord, write_record
 from kdcache.student.plan import StudentConfig
 from kdcache.student.search import estimate, preview
 from kdcache.student.search.driver import Driver, Executor, Job, Report, names
 from kdcache.student.search.jobs import Bench, InProcess, Recipe, check_all, check_base
-from kdcache.student.search.journal import Journal
+from kdcache.student.search.journal import Journal, found_text
 from kdcache.student.search.program import Found, program
 from kdcache.student.search.ray_executor import RayTasks
 from kdcache.student.search.settings import SearchConfig
 from kdcache.student.search.table import Table
 from kdcache.student.search.workers import Workers, check
 from kdcache.training.run import RunFile
+from kdcache.version import __version__
 
 Say = Callable[[str], object]
 
@@ -95,6 +98,19 @@ class Search:
         check_all(bench, students, estimate.possible(config, seeds[0]))
         return cls(file=file, config=config, students=students, seeds=seeds, recipe=recipe, bench=bench, how=how)
 
+    def record(self, student: str) -> SearchRecord:
+        """What `compare` reads of a student's search, before anything was found."""
+        return SearchRecord(
+            code=__version__,
+            student=student,
+            design=self.config.design,
+            space=self.config.space(),
+            seeds=self.seeds,
+            teachers=self.bench.aliases(),
+            training=plain(self.recipe.base.training),
+            settings=plain(self.config),
+        )
+
 
 def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
     """Search; what has finished is not trained again.
@@ -114,12 +130,14 @@ def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
     search = Search.of(file, how)
     journal = Journal(file.out)
     with journal.alone():
-        journal.settings(search.config, students=search.students, seeds=search.seeds, teachers=search.bench.aliases())
-
+        records = {student: search.record(student) for student in search.students}
+        for record in records.values():
+            write_record(file.out, record)
         driver, found = _drive(search, journal, say)
         for student, one in found.items():
             folders = {r.job.label: f for f, r in driver.reports.items() if r.job.config.student == student}
-            journal.outcome(student, one, seeds=search.seeds, folders=folders)
+            outcome = found_text(one, folders)
+            write_record(file.out, replace(records[student], failed=one.failed, outcome=outcome))
             say(summary(student, one))
     if driver.failures:
         raise TrainingError(
@@ -183,7 +201,8 @@ def summary(student: str, found: Found) -> str:
 
 
 def _side(best: Best) -> str:
-    return f"{best.trial.configuration.label()} {best.value:.4f}"
+    score = f"{best.value:.4f}" if best.value > WORST else "failed"
+    return f"{best.trial.configuration.label()} {score}"
 
 
 def dry_run(file: RunFile, how: How, say: Say) -> None:

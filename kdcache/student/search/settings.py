@@ -30,6 +30,8 @@ class SearchConfig:
     """Four more temperatures around stage 1's best."""
     alphas: tuple[float, ...] = ALPHAS
     """Weights of the teacher under 1, tried with the best cell."""
+    hard: bool = True
+    """Train the baseline on hard labels; data without labels need false, and no `alphas`."""
     learning_rates: tuple[float, ...] = ()
     """Peaks; the first is used for every temperature, the others at the best one. None: `student.learning_rate`."""
     seeds: tuple[int, ...] = ()
@@ -73,6 +75,7 @@ class SearchConfig:
             second_stage=self.second_stage,
             alphas=self.alphas,
             learning_rates=self.learning_rates or (0.0,),
+            hard=self.hard,
         )
 
     @property
