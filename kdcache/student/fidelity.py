@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kdcache.cache.reader import Cache
@@ -50,9 +49,11 @@ class TeacherRows:
         """
         packed = self.cache.packed(self.teacher, np.array([self.index[item.uid] for item in items], dtype=np.int64))
         targets = self._tables.unpack(packed, logits_RV.device)
-        found_R2 = torch.stack([agrees(logits_RV, targets).double(), kl(logits_RV, targets).double()], dim=1).cpu()
-        parts = np.split(found_R2.numpy(), packed.row_ptr[1:-1])
-        return [Beside(agrees_R=part_R2[:, 0] == 1, kl_R=part_R2[:, 1]) for part_R2 in parts]
+        best_R = most_probable(targets).cpu().numpy()
+        kl_R = kl(logits_RV, targets).double().cpu().numpy()
+        ends = packed.row_ptr[1:-1]
+        parts = zip(np.split(best_R, ends), np.split(kl_R, ends), strict=True)
+        return [Beside(best_R=best, kl_R=nats) for best, nats in parts]
 
 
 def teacher_rows(cache: Cache, teachers: Sequence[str], items: Sequence[Item]) -> TeacherRows | None:
@@ -79,16 +80,15 @@ def teacher_rows(cache: Cache, teachers: Sequence[str], items: Sequence[Item]) -
     return TeacherRows(cache=cache, teacher=teachers[0], index=index)
 
 
-def agrees(logits_RV: Tensor, targets: Targets) -> Tensor:
-    """Whether student and teacher have the same most probable class, bool [R]; at a tie the first that is stored.
+def most_probable(targets: Targets) -> Tensor:
+    """The teacher's most probable class of each row, int64 [R]; at a tie the first that is stored.
 
     Raises:
         IncompatibleTargets: rows of store hidden.
     """
     if not isinstance(targets, SparseTargets):
         raise IncompatibleTargets("rows of store hidden keep no class; use rows of store topk to ask for agreement")
-    best_R = targets.ids_RK.gather(1, targets.logprobs_RK.argmax(dim=1, keepdim=True))[:, 0]
-    return logits_RV.argmax(dim=1) == best_R
+    return targets.ids_RK.gather(1, targets.logprobs_RK.argmax(dim=1, keepdim=True))[:, 0]
 
 
 def kl(logits_RV: Tensor, targets: Targets) -> Tensor:
@@ -99,6 +99,7 @@ def kl(logits_RV: Tensor, targets: Targets) -> Tensor:
     of the codec. What it leaves out is how differently the two spread the mass within the tail.
 
     Example:
+        >>> import torch
         >>> from kdcache.losses.targets import select
         >>> teacher = select(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([2]), top_k=2)  # (1/2, 1/2)
         >>> round(kl(torch.tensor([[1.0, 3.0]]).log(), teacher).item(), 4)  # against (1/4, 3/4)
@@ -109,10 +110,10 @@ def kl(logits_RV: Tensor, targets: Targets) -> Tensor:
 
 def means(readings: Sequence[Reading]) -> dict[str, float]:
     """`agreement`, a share in [0, 1], and `kl`, nats: means over all rows; empty where nothing was set beside them."""
-    found = [reading.beside for reading in readings if reading.beside is not None]
-    num_rows = sum(len(beside.kl_R) for beside in found)
+    found = [(reading.facts, reading.beside) for reading in readings if reading.beside is not None]
+    num_rows = sum(len(beside.kl_R) for _, beside in found)
     if not num_rows:
         return {}
-    agreed = sum(int(beside.agrees_R.sum()) for beside in found)
-    nats = sum(float(beside.kl_R.sum()) for beside in found)
+    agreed = sum(int((facts.best_R == beside.best_R).sum()) for facts, beside in found)
+    nats = sum(float(beside.kl_R.sum()) for _, beside in found)
     return {"agreement": agreed / num_rows, "kl": max(0.0, nats / num_rows)}  # rounding may put an equal one below 0

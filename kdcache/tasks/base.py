@@ -61,11 +61,11 @@ class Beside:
     """An item's rows set beside a teacher's.
 
     Attributes:
-        agrees_R: bool, both have the same most probable class.
+        best_R: int64, the teacher's most probable class.
         kl_R: float64, KL divergence of the student from the teacher, nats.
     """
 
-    agrees_R: NDArray[np.bool_]
+    best_R: NDArray[np.int64]
     kl_R: NDArray[np.float64]
 
 

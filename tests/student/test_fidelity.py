@@ -17,13 +17,16 @@ from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.results import read_run
 from kdcache.losses.head import Head
 from kdcache.losses.targets import HiddenTargets, SparseTargets, select
-from kdcache.student.fidelity import TeacherRows, agrees, kl, means, teacher_rows
+from kdcache.student.fidelity import TeacherRows, kl, means, most_probable, teacher_rows
 from kdcache.tasks.base import Beside, Reading, RowFacts
 from kdcache.training.batch import MASKED
 from tests.tiny import call
 
-NONE = np.zeros(0)
-FACTS = RowFacts(best_R=NONE.astype(np.int64), gold_R=NONE, squares_R=NONE, confidence_R=NONE, entropy_R=NONE)
+
+def facts(best: list[int]) -> RowFacts:
+    """Of rows of which only the best class matters."""
+    none = np.zeros(len(best))
+    return RowFacts(best_R=np.array(best), gold_R=none, squares_R=none, confidence_R=none, entropy_R=none)
 
 
 def keep(logits: torch.Tensor, classes: list[int], **settings: Any) -> SparseTargets:
@@ -50,8 +53,7 @@ def test_dense_rows_give_the_kl_divergence_of_torch_also_where_rows_differ_in_cl
         for r, count in enumerate(classes)
     ]
     torch.testing.assert_close(kl(student, targets).double(), torch.stack(wanted), rtol=1e-5, atol=1e-6)
-    best = [int(teacher[r, :count].argmax() == student[r, :count].argmax()) for r, count in enumerate(classes)]
-    assert agrees(student, targets).int().tolist() == best
+    assert most_probable(targets).tolist() == [int(teacher[r, :count].argmax()) for r, count in enumerate(classes)]
 
 
 def test_a_sparse_row_counts_its_tail_as_one_class() -> None:
@@ -64,18 +66,15 @@ def test_a_sparse_row_counts_its_tail_as_one_class() -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 8, 50])
-def test_a_student_that_is_its_teacher_has_a_divergence_of_zero_and_agrees(top_k: int) -> None:
+def test_a_student_that_is_its_teacher_has_a_divergence_of_zero(top_k: int) -> None:
     teacher = noise(2, 20, 50)
-    targets = keep(teacher, [50] * 20, top_k=top_k)
-    assert kl(teacher + 5, targets).abs().max() < 2e-6
-    assert agrees(teacher + 5, targets).all()
+    assert kl(teacher + 5, keep(teacher, [50] * 20, top_k=top_k)).abs().max() < 2e-6
 
 
 def test_the_most_probable_class_of_a_teacher_is_the_first_that_is_stored() -> None:
-    student = torch.tensor([[0.0, 1.0, 2.0, 0.0, 0.0]])
-    tie = torch.tensor([[0.0, 3.0, 3.0, 0.0, 1.0]])
-    dense, sparse = keep(tie, [5], top_k=5), keep(torch.tensor([[0.0, 2.0, 3.0, 0.0, 1.0]]), [5], top_k=2)
-    assert [agrees(student, targets).item() for targets in (dense, sparse)] == [False, True]
+    teacher = torch.tensor([[0.0, 3.0, 3.0, 0.0, 1.0], [0.0, 2.0, 3.0, 0.0, 1.0]])
+    assert most_probable(keep(teacher, [5, 5], top_k=5)).tolist() == [1, 2]
+    assert most_probable(keep(teacher[1:], [5], top_k=2)).tolist() == [2]
 
 
 def test_hidden_rows_have_a_divergence_but_keep_no_class_to_agree_on() -> None:
@@ -87,17 +86,17 @@ def test_hidden_rows_have_a_divergence_but_keep_no_class_to_agree_on() -> None:
     dense = keep(hidden @ head.weight_VD.T, [6, 6], top_k=6)
     torch.testing.assert_close(kl(student, rows), kl(student, dense), rtol=1e-4, atol=1e-5)
     with pytest.raises(IncompatibleTargets, match=r"^rows of store hidden keep no class; use rows of store topk"):
-        agrees(student, rows)
+        most_probable(rows)
 
 
 def test_means_are_over_rows_and_never_below_zero() -> None:
-    def reading(agreed: list[bool], nats: list[float]) -> Reading:
-        return Reading(facts=FACTS, beside=Beside(agrees_R=np.array(agreed), kl_R=np.array(nats)))
+    def reading(ours: list[int], theirs: list[int], nats: list[float]) -> Reading:
+        return Reading(facts=facts(ours), beside=Beside(best_R=np.array(theirs), kl_R=np.array(nats)))
 
-    found = means([reading([True], [0.1]), reading([True, False, False], [0.2, 0.3, 0.6])])
+    found = means([reading([1], [1], [0.1]), reading([0, 1, 1], [0, 0, 2], [0.2, 0.3, 0.6])])
     assert found == {"agreement": 0.5, "kl": pytest.approx(0.3)}
-    assert means([reading([True], [-1e-8])]) == {"agreement": 1.0, "kl": 0.0}
-    assert means([Reading(facts=FACTS)]) == {}
+    assert means([reading([3], [3], [-1e-8])]) == {"agreement": 1.0, "kl": 0.0}
+    assert means([Reading(facts=facts([1]))]) == {}
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +126,8 @@ def test_the_rows_of_a_batch_are_those_of_its_items_in_its_order(cache: Cache) -
     logits = torch.from_numpy(rows.logprobs.reshape(-1, 2)[chosen])  # the teacher's own
     found = theirs.beside([items[i] for i in chosen], logits)
     assert [beside.kl_R.shape for beside in found] == [(1,)] * 4
-    assert means([Reading(facts=FACTS, beside=beside) for beside in found]) == {
-        "agreement": 1.0,
-        "kl": pytest.approx(0.0, abs=1e-6),
-    }
+    assert np.concatenate([beside.kl_R for beside in found]) == pytest.approx(0, abs=1e-6)
+    assert np.concatenate([beside.best_R for beside in found]).tolist() == logits.argmax(1).tolist()
 
 
 def test_a_student_s_result_says_how_closely_it_follows_and_one_on_hard_labels_has_no_teacher(study: Path) -> None:
