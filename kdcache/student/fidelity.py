@@ -27,7 +27,10 @@ tail the value would bound nothing, and a student that is its teacher would not 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherRows:
-    """A teacher's validation rows, for any number of evaluations. Nothing is held but what the open cache keeps.
+    """A teacher's validation rows, for any number of evaluations.
+
+    Each batch reads its own. Nothing is held but the decoded blocks that the open cache keeps, so a block is decoded
+    once an evaluation, or once a training, where the cache's budget has room for the split.
 
     Attributes:
         cache: with the rows.
