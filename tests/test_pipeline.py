@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 import kdcache
 from kdcache.cli import main
 from kdcache.core.configuration import Loss
+from kdcache.core.results import read_run
 from kdcache.losses.targets import select
 from kdcache.training.launch import free_port
 from tests.tiny import call, write_model
@@ -115,12 +116,17 @@ def _curve(out: Path) -> list[float]:
     return [line["loss"] for line in map(json.loads, log) if line["event"] == "step"]
 
 
+def _fidelity(out: Path) -> dict[str, float]:
+    run = next((out / "students/plain").glob("*"))
+    return dict(read_run(run).extra["fidelity"])
+
+
 @pytest.fixture(scope="module")
-def one_process(flat: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """The losses of one process."""
+def one_process(flat: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process writes."""
     out = tmp_path_factory.mktemp("one")
     call(*flat, "--out", str(out))
-    return _curve(out)
+    return out
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,7 @@ def one_process(flat: list[str], tmp_path_factory: pytest.TempPathFactory) -> li
     ["kdcache", pytest.param("deepspeed", marks=pytest.mark.slow), pytest.param("torchrun", marks=pytest.mark.slow)],
 )
 def test_the_two_processes_of_every_launcher_give_the_losses_of_one(
-    launcher: str, flat: list[str], one_process: list[float], tmp_path: Path
+    launcher: str, flat: list[str], one_process: Path, tmp_path: Path
 ) -> None:
     """The same global batch in float32; ZeRO stages and the rest are in tests/training/test_loop.py."""
     port = f"{free_port()}"
@@ -141,8 +147,12 @@ def test_the_two_processes_of_every_launcher_give_the_losses_of_one(
     command = [str(Path(sys.executable).with_name(launcher)), *options, *flat, *extra, "--out", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert len(one_process) == 8
-    assert _curve(tmp_path) == pytest.approx(one_process, rel=1e-4)
+    losses = _curve(one_process)
+    assert len(losses) == 8
+    assert _curve(tmp_path) == pytest.approx(losses, rel=1e-4)
+    fidelity = _fidelity(one_process)
+    assert set(fidelity) == {"agreement", "kl"}
+    assert _fidelity(tmp_path) == pytest.approx(fidelity, rel=1e-3)
     assert result.stdout.count("next: kdcache compare") == 1, "only the first process speaks"
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from kdcache.cache.reader import Cache
-from kdcache.core.results import read_statistics
+from kdcache.core.results import read_run, read_statistics
 from tests.tiny import call, refused
 from tests.tiny_text import SIZES, write_llama, write_mbart, write_text_study
 
@@ -50,7 +51,35 @@ def test_students_train_from_both_stores_and_compare(text_study, capsys: pytest.
             assert scores["perplexity"]["value"] == pytest.approx(np.exp(scores["nll"]["value"]))
     capsys.readouterr()
     call("compare", str(folder / "out/students"), "--out", str(folder / "compare"), "--resamples", "100")
-    assert PRIMARY[kind] in (folder / "compare/report.html").read_text()
+    report = (folder / "compare/report.html").read_text()
+    assert PRIMARY[kind] in report
+    assert "Students and their teachers on validation" in report
+    runs = {read_run(path.parent).configuration.label(): path.parent for path in results}
+    fidelity = {label: read_run(run).extra["fidelity"] for label, run in runs.items()}
+    by_label = {label.split()[0]: label for label in runs}
+    assert fidelity[by_label["hard"]] == fidelity[by_label["mse"]] == {}  # no teacher; rows that keep no classes
+    check_fidelity(kind, folder, runs[by_label["ce"]], fidelity[by_label["ce"]])
+
+
+def check_fidelity(kind: str, folder: Path, run: Path, found: dict[str, float]) -> None:
+    """Against both checkpoints over the validation items, one at a time, with all classes of a row."""
+    auto = AutoModelForSeq2SeqLM if kind == "translation" else AutoModelForCausalLM
+    models = [auto.from_pretrained(place).eval() for place in (folder / "out/teacher/selected/t_hs", run / "selected")]
+    cache = Cache.open(folder / "out/cache")
+    num_classes = cache.teacher("t_hs").num_classes
+    assert num_classes > 16  # what is kept
+    agreed, nats = [], []
+    for item in cache.items(cache.plan.indices("validation")):
+        inputs = {name: torch.from_numpy(v[None].astype(np.int64)) for name, v in item.inputs.items()}
+        with torch.no_grad():
+            log_p, log_q = (
+                torch.log_softmax(model(**inputs).logits[0, item.positions_R.astype(np.int64), :num_classes], 1)
+                for model in models
+            )
+        agreed += (log_p.argmax(1) == log_q.argmax(1)).tolist()
+        nats += functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1).tolist()
+    assert found["agreement"] == pytest.approx(np.mean(agreed), abs=1.5 / len(agreed))  # codecs may turn a near tie
+    assert 0.5 * np.mean(nats) < found["kl"] < np.mean(nats) + 1e-3
 
 
 def test_the_teacher_learns_what_the_words_tell(text_study):

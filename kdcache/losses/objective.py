@@ -130,12 +130,20 @@ class Objective(Configuration):
 
     def rows(self, logits_RV: Tensor, targets: Targets | Mixture) -> Tensor:
         """L2 of each row, unreduced and unscaled, [R]."""
+        return self._rows(logits_RV, targets).total
+
+    def above_floor(self, logits_RV: Tensor, targets: Targets | Mixture) -> Tensor:
+        """L2 of each row above the smallest value it can take, [R], as in `Losses.kl`; it has no gradient."""
+        losses = self._rows(logits_RV.detach(), targets)
+        return losses.soft - losses.floor
+
+    def _rows(self, logits_RV: Tensor, targets: Targets | Mixture) -> RowLosses:
         dtype = torch.float64 if logits_RV.dtype == torch.float64 else torch.float32
         ones_R = torch.ones(len(logits_RV), dtype=dtype, device=logits_RV.device)
         none_R = torch.full((len(logits_RV),), IGNORE, device=logits_RV.device)
         distance, shape = Distance.of(self, tail=self.tail), (logits_RV.shape[0], logits_RV.shape[1])
         work = kernel.plan(shape, targets, none_R, distance, hard_R=None, soft_R=ones_R)
-        return kernel.row_losses(logits_RV, work).total
+        return kernel.row_losses(logits_RV, work)
 
     def _plan(
         self,

@@ -15,7 +15,7 @@ from kdcache.report.trials import Trained
 Recorded = tuple[str, str, Mapping[str, float]]
 """A teacher as runs recorded it: dataset, name, values."""
 FIDELITY = ("agreement", "kl")
-"""Names under which runs may record them: test scores, or `extra.fidelity`."""
+"""Names in a run's `extra.fidelity`; older runs have no `kl`."""
 LEAST_POINTS = 3
 """For a correlation."""
 
@@ -100,23 +100,14 @@ def fidelities(played: Sequence[Played]) -> tuple[Fidelity, ...]:
     found = []
     for case in played:
         for trained in {id(t): t for t in case.candidates}.values():
-            values = [_mean(trained, name) for name in FIDELITY]
-            values = [
-                v if v is not None else _mean_extra(trained, "fidelity", n)
-                for v, n in zip(values, FIDELITY, strict=True)
-            ]
-            if any(value is not None for value in values):
-                found.append(Fidelity(case=case.name, label=trained.label, agreement=values[0], kl=values[1]))
+            agreement, kl = (_mean_extra(trained, "fidelity", name) for name in FIDELITY)
+            if agreement is not None or kl is not None:
+                found.append(Fidelity(case=case.name, label=trained.label, agreement=agreement, kl=kl))
     return tuple(found)
 
 
 def _teacher(case: Played, trained: Trained) -> str:
     return case.replayed.trials.real(trained.trial.configuration).teacher or ""
-
-
-def _recorded(trained: Trained, name: str) -> float | None:
-    score = _mean(trained, name)
-    return _mean_extra(trained, "fidelity", name) if score is None else score
 
 
 def nll_gain(played: Sequence[Played], teachers: Iterable[Recorded]) -> NllGain | None:

@@ -127,9 +127,10 @@ class Reliability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fidelity:
-    """How closely a student follows its teacher on the test, as runs recorded it (mean over seeds).
+    """How closely a student follows its teacher on validation, as runs recorded it (mean over seeds).
 
-    `agreement`: share of rows with the same most probable class. `kl`: mean KL of student from teacher, nats.
+    `agreement`: share of rows with the same most probable class. `kl`: mean KL(teacher || student), nats, a lower bound
+    where rows are sparse.
     """
 
     case: str

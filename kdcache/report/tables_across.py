@@ -258,7 +258,7 @@ def fidelity_table(found: Sequence[Fidelity]) -> Table | None:
         }
         for f in found
     ]
-    return _table("Students and their teachers on the test", rows, {"case", "configuration"})
+    return _table("Students and their teachers on validation", rows, {"case", "configuration"})
 
 
 def published_table(found: Published) -> Table | None:

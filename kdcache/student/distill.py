@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,12 +16,10 @@ from kdcache.core.config import plain
 from kdcache.core.results import RunResult, write_json, write_run
 from kdcache.core.types import Evaluation
 from kdcache.losses.objective import Objective
-from kdcache.student import skip_layers
-from kdcache.student.agreement import agreement
+from kdcache.student import fidelity, skip_layers
 from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps
 from kdcache.student.plan import Plan, StudentConfig, finished
 from kdcache.student.shared import Inputs, Shared
-from kdcache.tasks.base import Reading
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import CachedSteps
 from kdcache.training.engine import Engine, World, barrier, start
@@ -67,20 +66,33 @@ def run(
     with RunLog(folder if world.rank == 0 else None, label=label) as log:
         log.write("start", key=planned.key, exactness=str(planned.verdict), teacher_forwards=0)
         prepared = time.monotonic() - started
-        evaluations, selected, counters = _train(file, planned, inputs, world, log)
+        selected, counters = _train(file, planned, inputs, world, log)
         seconds = {"prepare": round(prepared, 2), "train": log.elapsed}
         log.write("end", **counters)
-    result = _result(file, planned, evaluations, selected, counters, seconds)
+    result = _result(file, planned, selected, counters, seconds)
     if world.rank == 0:
-        write_run(folder, result, evaluations)
+        write_run(folder, result, selected.evaluations)
     barrier(world)
     return result, folder
 
 
-def _train(
-    file: RunFile, planned: Plan, inputs: Inputs, world: World, log: RunLog
-) -> tuple[tuple[Evaluation, ...], dict[str, float], dict[str, int]]:
-    """The training itself; evaluations of the checkpoint that was kept."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Selected:
+    """The checkpoint that is kept.
+
+    Attributes:
+        evaluations: on validation, then on the test split if there is one.
+        at: its step and epoch.
+        fidelity: see `fidelity.means`.
+    """
+
+    evaluations: tuple[Evaluation, ...] = ()
+    at: Mapping[str, float] = field(default_factory=dict)
+    fidelity: Mapping[str, float] = field(default_factory=dict)
+
+
+def _train(file: RunFile, planned: Plan, inputs: Inputs, world: World, log: RunLog) -> tuple[_Selected, dict[str, int]]:
+    """The training itself."""
     config, data, tokenizer = planned.config, inputs.data, inputs.tokenizer
     pad = pad_token_id(tokenizer)
     model = skip_layers.build(
@@ -91,48 +103,40 @@ def _train(
     )
     steps = _steps(planned, inputs.others, world, pad)
     with closing(Engine(model, engine_settings(config, world), world)) as engine:
-        best, selected, num_steps = _fit(planned, engine, steps, setup, data, log)
-    best += _test(planned, data, setup)
+        best, num_steps = _fit(planned, engine, steps, setup, data, log)
+    best = replace(best, evaluations=best.evaluations + _test(planned, data, setup))
     counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
     if inputs.others is not None:
         counters["rows_dropped"] = inputs.others.num_dropped
-    return best, selected, counters
+    return best, counters
 
 
 def _fit(
     planned: Plan, engine: Engine, steps: Steps, setup: evaluate.Setup, data: Prepared, log: RunLog
-) -> tuple[tuple[Evaluation, ...], dict[str, float], int]:
-    """Train; the best checkpoint's validation, its step and epoch, and the number of steps. The checkpoint is kept."""
+) -> tuple[_Selected, int]:
+    """Train; the best checkpoint by validation, which is saved, and the number of steps."""
     config, world = planned.config, setup.world
     torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
     objective = Objective.of(planned.configuration, tail=planned.verdict.tail)
-    best: tuple[Evaluation, ...] = ()
-    selected: dict[str, float] = {}
+    theirs = fidelity.teacher_rows(planned.cache, planned.configuration.teachers, data.items["validation"])
+    best = _Selected()
     num_steps = 0
     for point in fit(engine, steps, objective, rows=data.task, config=config, log=log):
         num_steps = point.step
         engine.train(False)
-        readings = evaluate.predict(engine, data.items["validation"], setup)
+        compare = None if theirs is None else theirs.beside
+        readings = evaluate.predict(engine, data.items["validation"], setup, compare=compare)
         validation = evaluate.score(data.items["validation"], readings, task=data.task, split="validation")
         scores = evaluate.plain_scores(validation)
         log.write("evaluation", step=point.step, epoch=point.epoch, **scores)
-        if not best or _improves(validation, best[0]):
-            best = (validation,)
-            selected = {"step": point.step, "epoch": round(point.epoch, 4), **_fidelity(planned, data, readings)}
+        if not best.evaluations or _improves(validation, best.evaluations[0]):
+            at = {"step": point.step, "epoch": round(point.epoch, 4)}
+            best = _Selected(evaluations=(validation,), at=at, fidelity=fidelity.means(readings))
             state = engine.state_dict()
             if world.rank == 0:
                 folder = planned.folder / "selected"
                 checkpoint.save(folder, model=engine.module, state=state, tokenizer=setup.tokenizer)
-    return best, selected, num_steps
-
-
-def _fidelity(planned: Plan, data: Prepared, readings: Sequence[Reading]) -> dict[str, float]:
-    """Agreement with the teacher on validation, where it has one teacher whose rows can be set beside."""
-    names = planned.configuration.teachers
-    if len(names) != 1:
-        return {}
-    share = agreement(planned.cache, names[0], data.items["validation"], readings)
-    return {} if share is None else {"agreement": share}
+    return best, num_steps
 
 
 def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int) -> Steps:
@@ -181,16 +185,14 @@ def _improves(new: Evaluation, old: Evaluation) -> bool:
 def _result(
     file: RunFile,
     planned: Plan,
-    evaluations: tuple[Evaluation, ...],
-    selected: Mapping[str, float],
+    selected: _Selected,
     counters: Mapping[str, int],
     seconds: Mapping[str, float],
 ) -> RunResult:
-    config = planned.config
+    config, evaluations = planned.config, selected.evaluations
     teachers = {
         name: {**identity.score, "digest": identity.weight_digest} for name, identity in planned.cache.teachers.items()
     }
-    fidelity = {"agreement": selected["agreement"]} if "agreement" in selected else {}
     return RunResult(
         key=planned.key,
         dataset=file.dataset.name,
@@ -204,12 +206,12 @@ def _result(
         metric=evaluations[0].primary.name,
         scores={e.split: e.scores for e in evaluations},
         test_digest={e.split: evaluate.digest(e) for e in evaluations},
-        selected={name: value for name, value in selected.items() if name != "agreement"},
+        selected=selected.at,
         counters=counters,
         seconds=seconds,
         extra={
             "teachers": teachers,
-            "fidelity": fidelity,
+            "fidelity": selected.fidelity,
             "training": plain(config.training),
             "torch": torch.__version__,
         },

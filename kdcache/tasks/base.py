@@ -57,6 +57,19 @@ class RowFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """An item's rows set beside a teacher's.
+
+    Attributes:
+        best_R: int64, the teacher's most probable class.
+        kl_R: float64, KL divergence of the student from the teacher, nats.
+    """
+
+    best_R: NDArray[np.int64]
+    kl_R: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What is kept of an item that went through a model.
 
@@ -66,6 +79,7 @@ class Reading:
         text: what `Task.write` wrote; null where the task writes nothing.
         sample_RV: float32, logits of some of its labelled rows, for the temperature; null unless asked for.
         sample_labels_R: int64, their labels.
+        beside: its rows and a teacher's; null unless asked for.
     """
 
     facts: RowFacts
@@ -73,6 +87,7 @@ class Reading:
     text: str | None = None
     sample_RV: NDArray[np.float32] | None = None
     sample_labels_R: NDArray[np.int64] | None = None
+    beside: Beside | None = None
 
 
 class Task(Protocol):

@@ -22,11 +22,13 @@ from kdcache.core.types import IGNORE, Evaluation, Item
 from kdcache.metrics import evaluate as evaluate_metrics
 from kdcache.metrics import evaluate_by_language
 from kdcache.metrics.calibration import optimal_temperature
-from kdcache.tasks.base import Reading, RowFacts, Task, Writing
+from kdcache.tasks.base import Beside, Reading, RowFacts, Task, Writing
 from kdcache.training.batch import MASKED, Batch, collate, read_rows
 from kdcache.training.engine import World, gather_objects
 
 Forward = Callable[[Mapping[str, Tensor]], Any]
+Compare = Callable[[Sequence[Item], Tensor], list[Beside]]
+"""Sets the logits [R, V] of a batch's items beside a teacher's rows."""
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits that are looked at in float64 at once: 32 MB."""
@@ -106,7 +108,13 @@ def forward_rows(
 
 
 def predict(
-    model: Model, items: Sequence[Item], setup: Setup, *, final: bool = False, sample: bool = False
+    model: Model,
+    items: Sequence[Item],
+    setup: Setup,
+    *,
+    final: bool = False,
+    sample: bool = False,
+    compare: Compare | None = None,
 ) -> list[Reading]:
     """What is kept of every item, on every rank; each rank runs its share.
 
@@ -118,6 +126,7 @@ def predict(
         setup: of the run.
         final: for a reported score: what is written takes the dataset's `beams`, else its `selection_beams`.
         sample: keep logits of some rows for `temperature`.
+        compare: what sets rows beside a teacher's.
 
     Raises:
         ModelError: fewer classes than the rows have.
@@ -142,8 +151,8 @@ def predict(
         rows = [strides.get(share[i]) for i in indices]
         with torch.no_grad():
             texts = setup.task.write(model.module, batch.inputs, writing)
-        for i, reading in zip(indices, read(chosen, logits_RV, setup.task, texts, rows), strict=True):
-            found[share[i]] = reading
+        readings = read(chosen, logits_RV, setup.task, texts, rows, compare)
+        found |= {share[i]: reading for i, reading in zip(indices, readings, strict=True)}
     merged: dict[int, Reading] = {}
     for part in gather_objects(found, world):
         merged |= part
@@ -156,6 +165,7 @@ def read(
     task: Task,
     texts: Sequence[str] | None = None,
     sampled: Sequence[NDArray[np.int64] | None] = (),
+    compare: Compare | None = None,
 ) -> list[Reading]:
     """What is kept of a batch's items.
 
@@ -165,6 +175,7 @@ def read(
         task: reads answers.
         texts: what the model wrote for each.
         sampled: rows of each item whose logits are kept.
+        compare: what sets rows beside a teacher's.
 
     Raises:
         TrainingError: logits that are not finite.
@@ -177,6 +188,7 @@ def read(
     widths = [int(item.classes_R.max(initial=0)) for item in items]
     cut = [logits_RV[part, :width] for part, width in zip(parts, widths, strict=True)]
     answers = task.answers(items, cut)
+    besides = None if compare is None else compare(items, logits_RV)
     readings = []
     for i, (part, answer) in enumerate(zip(parts, answers, strict=True)):
         rows = sampled[i] if sampled else None
@@ -187,6 +199,7 @@ def read(
                 text=None if texts is None else texts[i],
                 sample_RV=None if rows is None else cut[i][torch.from_numpy(rows)].cpu().numpy(),
                 sample_labels_R=None if rows is None else labels_R[part][rows],
+                beside=None if besides is None else besides[i],
             )
         )
     return readings

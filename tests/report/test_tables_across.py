@@ -135,6 +135,7 @@ def test_calibration_and_fidelity_of_students():
     assert cells(fidelity_table([fidelity])) == {
         "case": "d, s", "configuration": "ce", "agreement": "91.5 %", "KL, nats": "–",
     }  # fmt: skip
+    assert cells(fidelity_table([replace(fidelity, kl=0.25)]))["KL, nats"] == "0.2500"
 
 
 def test_the_papers_numbers_have_their_footnotes(found):
