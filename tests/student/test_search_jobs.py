@@ -182,7 +182,7 @@ def test_a_ray_task_that_dies_is_named(recipe: Recipe, monkeypatch: pytest.Monke
     assert not ray.is_initialized()
 
 
-def _die(recipe: tuple[bytes, str], job: Job) -> Report:
+def _die(recipe: tuple[bytes, str], job: Job, begun: object) -> Report:
     os._exit(3)
 
 
@@ -229,5 +229,6 @@ def test_a_terminal_gets_a_table_of_what_runs_and_what_is_best() -> None:
 
 def test_failures_are_named_in_one_line() -> None:
     reports = [Report(job=job("a", f"a {n}"), value=None, error="out of memory") for n in (1, 2)]
-    assert names(reports) == "a 1: out of memory; a 2: out of memory"
+    reports.append(Report(job=job("a", "a 3"), value=None, error="the loss is nan"))
+    assert names(reports) == "a 1, a 2: out of memory; a 3: the loss is nan"
     assert json.dumps(names(reports)).count("\\n") == 0

@@ -158,5 +158,8 @@ class Driver:
 
 
 def names(reports: Iterable[Report]) -> str:
-    """Failures for one line."""
-    return "; ".join(f"{report.job.label}: {report.error}" for report in reports)
+    """Failures for one line; those of one cause together."""
+    causes: dict[str, list[str]] = {}
+    for report in reports:
+        causes.setdefault(report.error, []).append(report.job.label)
+    return "; ".join(f"{', '.join(labels)}: {error}" for error, labels in causes.items())

@@ -14,6 +14,9 @@ from kdcache.core.errors import LaunchError
 from kdcache.student.search.driver import Job, Report
 from kdcache.student.search.jobs import Bench, Recipe
 
+LOOK = 1.0
+"""Seconds between two looks at which tasks have begun."""
+
 
 class RayTasks:
     """The executor of a Ray cluster: the one that RAY_ADDRESS or this machine names, else one of this machine alone.
@@ -21,7 +24,7 @@ class RayTasks:
     Args:
         recipe: how a task makes its bench.
         cpus: cores of a training.
-        started: told of each job that is queued.
+        started: told of each job whose task has begun.
 
     Raises:
         LaunchError: no Ray here, or no cluster that answers.
@@ -43,17 +46,22 @@ class RayTasks:
         # A task that failed is reported, never repeated in silence.
         self._task = self._ray.remote(num_cpus=cpus, num_gpus=1 if gpus else 0, max_retries=0)(_train)
         self._recipe = self._ray.put((pickle.dumps(recipe), str(Path.cwd())))
+        self._begun = self._ray.remote(num_cpus=0)(Begun).remote()
         self._running: dict[Any, Job] = {}
         self._started = started
 
     def submit(self, job: Job) -> None:
         """Queue a job; Ray starts it where there is room."""
-        self._running[self._task.remote(self._recipe, job)] = job
-        self._started(job)
+        self._running[self._task.remote(self._recipe, job, self._begun)] = job
 
     def wait(self) -> Report:
         """The next report; a task whose process or machine died is the failure of its job."""
-        done = self._ray.wait(list(self._running), num_returns=1)[0][0]
+        ended: list[Any] = []
+        while not ended:
+            ended = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK)[0]
+            for job in self._ray.get(self._begun.take.remote()):
+                self._started(job)
+        done = ended[0]
         job = self._running.pop(done)
         try:
             report: Report = self._ray.get(done)
@@ -70,8 +78,25 @@ class RayTasks:
             self._ray.shutdown()
 
 
-def _train(recipe: tuple[bytes, str], job: Job) -> Report:
+class Begun:
+    """An actor that hears of tasks when they begin: Ray starts them when it has room."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+
+    def note(self, job: Job) -> None:
+        """A task began."""
+        self._jobs.append(job)
+
+    def take(self) -> list[Job]:
+        """What began since the last call."""
+        jobs, self._jobs = self._jobs, []
+        return jobs
+
+
+def _train(recipe: tuple[bytes, str], job: Job, begun: Any) -> Report:
     """A task. Its process serves many and keeps what they share."""
+    importlib.import_module("ray").get(begun.note.remote(job))
     return _bench(*recipe).train(job)
 
 

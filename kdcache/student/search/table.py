@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
 
+from kdcache.core.design import WORST
 from kdcache.student.search.driver import Job, Report
 
 Say = Callable[[str], object]
@@ -27,8 +28,13 @@ class _Row:
     failed: int = 0
     seconds: float = 0.0
     running: list[str] = field(default_factory=list)
-    best: float = float("-inf")
+    best: float = WORST
     best_label: str = "-"
+
+    @property
+    def best_score(self) -> str:
+        """For people; `-` before the first."""
+        return f"{self.best:.4f}" if self.best > WORST else "-"
 
 
 class Table:
@@ -81,7 +87,7 @@ class Table:
         took = "there already" if report.before else f"{report.seconds:.0f} s"
         left = self.left()
         rest = "" if left is None else f"  at most {span(left)} left"
-        return f"{report.job.label}  {score}  best {row.best:.4f}  {row.done} of <= {row.planned}  {took}{rest}"
+        return f"{report.job.label}  {score}  best {row.best_score}  {row.done} of <= {row.planned}  {took}{rest}"
 
     def render(self) -> RichTable:
         """The table as it stands."""
@@ -90,8 +96,7 @@ class Table:
             table.add_column(head)
         for student, row in self._rows.items():
             done = f"{row.done} of <= {row.planned}" + (f", {row.failed} failed" if row.failed else "")
-            best = f"{row.best:.4f}" if row.best > float("-inf") else "-"
-            table.add_row(student, done, "\n".join(row.running) or "-", row.best_label, best)
+            table.add_row(student, done, "\n".join(row.running) or "-", row.best_label, row.best_score)
         left = self.left()
         table.caption = "" if left is None else f"at most {span(left)} left"
         return table
