@@ -27,31 +27,34 @@ def greedy(space: Space) -> Search:
     keeps the default); then every alpha at cur's temperature, learning rate tuned.
     """
     values: Values = {}
-    hard, (current,) = yield from _with_hard([tune(Configuration(), space, values)], space, values)
-    candidates, pairs = [current], []
-    for choice in space.order:
-        other = yield from tune(flip(current.cell, choice), space, values)
-        candidates.append(other)
-        pairs.append(Pair(choice=choice, default=current, alternative=other))
-        current = other if other.value > current.value else current
-    return (yield from _finish(space, values, hard, current, candidates, pairs))
+    hard, (start,) = yield from _with_hard([tune(Configuration(), space, values)], space, values)
+    current, pairs = yield from _decide(start, space, values)
+    visited = [start, *(pair.alternative for pair in pairs)]
+    return (yield from _finish(space, values, hard, current, visited, pairs))
 
 
 def factorial(space: Space) -> Search:
     """All eight cells, each tuned, and lazy's four at tau 1: the only design with clean main effects."""
     values: Values = {}
     lazy = [_fixed(cell, space, values) for cell in LAZY]
-    tunings = [tune(cell, space, values) for cell in grid()]
-    hard, found = yield from _with_hard([*tunings, *lazy], space, values)
-    candidates = found[: len(tunings)]
-    cells = dict(zip(grid(), candidates, strict=True))
-    current = cells[Configuration()]
+    cells = [tune(cell, space, values) for cell in grid()]
+    hard, found = yield from _with_hard([*cells, *lazy], space, values)
+    candidates = found[: len(cells)]
+    _, pairs = yield from _decide(candidates[0], space, values)
+    best = max(candidates, key=lambda b: b.value)
+    return (yield from _finish(space, values, hard, best, candidates, pairs))
+
+
+def _decide(
+    current: Best, space: Space, values: Values
+) -> Generator[tuple[Trial, ...], Mapping[Trial, float], tuple[Best, list[Pair]]]:
+    """From a tuned cell, one choice after the other: where they lead, and the sides of each."""
     pairs = []
     for choice in space.order:
-        other = cells[flip(current.cell, choice)]
+        other = yield from tune(flip(current.cell, choice), space, values)
         pairs.append(Pair(choice=choice, default=current, alternative=other))
         current = other if other.value > current.value else current
-    return (yield from _finish(space, values, hard, max(candidates, key=lambda b: b.value), candidates, pairs))
+    return current, pairs
 
 
 DESIGNS: dict[str, Callable[[Space], Search]] = {"greedy": greedy, "factorial": factorial}
