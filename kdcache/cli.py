@@ -199,8 +199,8 @@ def search(config: Path, **options: Any) -> None:
 def compare(runs: tuple[Path, ...], out: Path, resamples: int, seed: int, as_json: bool, **asked: Any) -> None:
     """Compare runs: gains, intervals, what each choice did; tables and an HTML report.
 
-    RUNS are run folders of train-student or search, or folders that contain them. Of exactly two it also says whether
-    the second is better than the first.
+    RUNS are run folders of train-student or search, or folders that contain them: of a student, of a study, of several
+    studies. Of exactly two it also says whether the second is better than the first.
     """
     from kdcache.report.compare import compare as compare_runs
     from kdcache.report.options import Options

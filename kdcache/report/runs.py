@@ -24,7 +24,8 @@ TRACES = ("config.json", "log.jsonl", "stats.npz")
 """Any of these without a `result.json` is a run that has not finished."""
 
 DEPTH = 2
-"""Levels below a given folder in which runs are looked for."""
+"""Levels below a given folder, or below the `students` of a study there, in which runs are looked for."""
+STUDENTS = "students"
 
 TOLERANCE = 1e-6
 """Between a score in `result.json` and the same score from `stats.npz`."""
@@ -84,6 +85,8 @@ class Case:
 def find_runs(folders: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Run folders at or up to two levels below `folders`: (finished, unfinished), each once and sorted.
 
+    Of a study's folder only its `students` are searched, two levels deep: a teacher beside them is no run.
+
     Raises:
         RunError: a folder that is missing, is itself an unfinished run, or holds no finished run.
     """
@@ -108,6 +111,8 @@ def find_runs(folders: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[Path, ..
 def _search(folder: Path, depth: int) -> tuple[list[Path], list[Path]]:
     if (folder / "result.json").is_file():
         return [folder], []
+    if (folder / STUDENTS).is_dir():
+        return _search(folder / STUDENTS, DEPTH)
     done: list[Path] = []
     open_: list[Path] = []
     if depth:

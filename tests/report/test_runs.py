@@ -45,6 +45,17 @@ def test_runs_three_levels_down_are_not_found(run_writer, tmp_path):
     )
 
 
+def test_a_study_stands_for_its_students_and_a_folder_of_studies_for_theirs(run_writer, tmp_path):
+    done = [run_writer(f"{study}/students/{student}/run", HARD, 0.8) for study in "ab" for student in ("big", "small")]
+    for study in "ab":
+        teacher = tmp_path / "runs" / study / "teacher"
+        teacher.mkdir()
+        (teacher / "log.jsonl").write_text("{}\n")  # no run that has not finished
+    assert find_runs([tmp_path / "runs"]) == (tuple(done), ())
+    assert find_runs([tmp_path / "runs" / "a"]) == (tuple(done[:2]), ())
+    assert find_runs([tmp_path / "runs" / "a" / "students"]) == (tuple(done[:2]), ())
+
+
 def test_unfinished_runs_beside_finished_ones_are_named(run_writer, tmp_path):
     done = run_writer("done", HARD, 0.8)
     (tmp_path / "runs" / "open").mkdir()
