@@ -263,9 +263,19 @@ def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _run(arguments: Sequence[str]) -> int:
+    """What `cli.main` does, without its own end, which takes every broken pipe for a reader of our output that left."""
+    try:
+        with cli.make_context("kdcache", list(arguments), obj=arguments) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as done:  # --help, --version
+        return done.exit_code
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors end in one line and their own exit code."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads before fork would only warn
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    end(lambda: cli.main(args=given, prog_name="kdcache", standalone_mode=False, obj=given))
+    end(lambda: _run(given))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,22 @@ def test_students_train_from_the_cache_and_compare(study: Path, capsys: pytest.C
     call("compare", str(study / "out/students"), "--out", str(study / "compare"), "--resamples", "200")
     assert (study / "compare/report.html").is_file()
     assert "hard labels" in capsys.readouterr().out
+
+
+def test_the_next_command_that_is_named_goes_on_with_the_settings_of_the_one_before(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "other runs"
+    command = ["train-teacher", str(study / "run.yaml"), "--out", str(out), "--set", "teacher.epochs=1"]
+    command += ["--set", "dataset.limit={train: 32}"]
+    for following in ("dump-teacher", "train-student", "compare"):
+        call(*command, "--device", "cpu")
+        hint = capsys.readouterr().out.splitlines()[-1]
+        assert hint.startswith(f"next: kdcache {following} ")
+        command = shlex.split(hint)[2:]
+    forwards = json.loads((out / "dump/log.jsonl").read_text().splitlines()[-1])["forwards"]
+    assert set(forwards.values()) == {32 + 24}, "the limit of the first command holds for the second"
+    assert len(list(out.glob("students/half/*/result.json"))) == 1
 
 
 def test_a_finished_dump_does_nothing_again(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

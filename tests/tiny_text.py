@@ -15,11 +15,11 @@ from transformers import (
     LlamaForCausalLM,
     MBartConfig,
     MBartForConditionalGeneration,
-    MBartTokenizer,
     PreTrainedTokenizerFast,
 )
 
 from tests.tiny import call, write_records
+from tools.small_mbart import make_tokenizer
 
 SIZES = {"train": 80, "validation": 16, "test": 16}
 WORDS = {"der": "the", "hund": "dog", "mann": "man", "kind": "child", "sieht": "sees", "ruft": "calls", "rot": "red"}
@@ -42,19 +42,7 @@ def write_mbart(
 ) -> Path:
     """An mBART of 2 + 2 layers x 32 and a tokenizer with its language codes, trained on texts or the made-up words."""
     words = texts or [word for word in (*WORDS, *WORDS.values()) for _ in range(9)]
-    backend = Tokenizer(models.Unigram())
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
-    )
-    backend.train_from_iterator(words, trainer)
-    core = MBartTokenizer()
-    special = [core.convert_ids_to_tokens(i) for i in range(4)]
-    learned = sorted(backend.get_vocab(with_added_tokens=False), key=backend.token_to_id)
-    pieces = [(piece, -2.0 - i / 100) for i, piece in enumerate(learned) if piece not in special]
-    codes = sorted(core.lang_code_to_id)
-    vocab = [*((token, 0.0) for token in special), *pieces, *((code, 0.0) for code in codes), ("<mask>", 0.0)]
-    tokenizer = MBartTokenizer(vocab=vocab, src_lang=CODES[0], tgt_lang=CODES[1])
+    tokenizer = make_tokenizer(words, num_pieces=vocab_size, source=CODES[0], target=CODES[1])
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = MBartConfig(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -36,7 +36,9 @@ def make(file: RunFile) -> Path:
     folder = Path(file.models.teacher.path)
     if (folder / "config.json").is_file():
         return folder
-    tokenizer = _tokenizer(file)
+    tokenizer = make_tokenizer(
+        _texts(file), num_pieces=PIECES, source=file.dataset.source_language, target=file.dataset.target_language
+    )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = MBartConfig(
@@ -58,20 +60,27 @@ def make(file: RunFile) -> Path:
     return folder
 
 
-def _tokenizer(file: RunFile) -> MBartTokenizer:
-    """SentencePiece-like unigram pieces of both languages, with mBART's special tokens and language codes."""
+def make_tokenizer(texts: Iterable[str], *, num_pieces: int, source: str | None, target: str | None) -> MBartTokenizer:
+    """SentencePiece-like unigram pieces of both languages, with mBART's special tokens and language codes.
+
+    Args:
+        texts: of both languages, to learn the pieces from.
+        num_pieces: at most so many.
+        source: mBART's code of the source language, e.g. `de_DE`.
+        target: of the target language.
+    """
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     trainer = trainers.UnigramTrainer(
-        vocab_size=PIECES, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
+        vocab_size=num_pieces, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
     )
-    backend.train_from_iterator(_texts(file), trainer)
+    backend.train_from_iterator(texts, trainer)
     core = MBartTokenizer()
     special = [core.convert_ids_to_tokens(i) for i in range(4)]
     pieces = [(piece, score) for piece, score in json.loads(backend.to_str())["model"]["vocab"] if piece not in special]
     codes = [(code, 0.0) for code in sorted(core.lang_code_to_id)]
     vocab = [*((token, 0.0) for token in special), *pieces, *codes, ("<mask>", 0.0)]
-    return MBartTokenizer(vocab=vocab, src_lang=file.dataset.source_language, tgt_lang=file.dataset.target_language)
+    return MBartTokenizer(vocab=vocab, src_lang=source, tgt_lang=target)
 
 
 def _texts(file: RunFile) -> Iterator[str]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.version import __version__
 
+ANEW = "restore it, or remove the folder of the cache and run kdcache dump-teacher CONFIG again"
 _JSON_VALUES = 4_000_000
 _JSON_DEPTH = 32
 
@@ -76,6 +78,22 @@ def _too_deep(value: Any) -> bool:
     return True
 
 
+def need(tree: Mapping[str, Any], key: str, *, where: str) -> Any:
+    """A value of a JSON object.
+
+    Raises:
+        CacheDamaged: it is not there, as in a cache that another version wrote.
+
+    Example:
+        >>> need({"codec": "fast"}, "codec", where="teacher.json")
+        'fast'
+    """
+    if key not in tree:
+        why = "another version wrote it, or it was changed"
+        raise CacheDamaged(f"{where} lacks {key}, which kdcache {__version__} reads: {why}; {ANEW}")
+    return tree[key]
+
+
 def mapping(value: Any, *, where: str) -> dict[str, Any]:
     """`value` if it is a JSON object."""
     if not isinstance(value, dict):
@@ -85,7 +103,7 @@ def mapping(value: Any, *, where: str) -> dict[str, Any]:
 
 def text(tree: Mapping[str, Any], key: str, *, where: str) -> str:
     """A string of a JSON object."""
-    value = tree.get(key)
+    value = need(tree, key, where=where)
     if not isinstance(value, str):
         raise CacheDamaged(f"{where}: {key} must be text, not {str(value)[:80]!r}")
     return value
@@ -93,7 +111,7 @@ def text(tree: Mapping[str, Any], key: str, *, where: str) -> str:
 
 def count(tree: Mapping[str, Any], key: str, *, where: str) -> int:
     """A whole number from 0 to 2^53 of a JSON object."""
-    value = tree.get(key)
+    value = need(tree, key, where=where)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 2**53:
         raise CacheDamaged(f"{where}: {key} must be a whole number >= 0, not {str(value)[:80]!r}")
     return value

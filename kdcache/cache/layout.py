@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from kdcache.cache.jsonio import to_json
+from kdcache.cache.jsonio import need, to_json
 from kdcache.cache.plan import Block, Plan, chunk_rows_for, make_plan
 from kdcache.cache.store import check_name
 from kdcache.core.errors import CacheDamaged, CacheError, CacheFormatError
@@ -88,10 +88,7 @@ class Marker:
             raise CacheFormatError(f"{where} is not the marker of a kdcache cache; give the folder a dump wrote")
         _check_version(tree, where=where)
         known = {f.name: f for f in fields(cls) if f.name != "extra"}
-        missing = [name for name in known if name not in tree]
-        if missing:
-            raise CacheDamaged(f"{where} lacks {missing[0]}")
-        values = {name: _checked(name, tree[name], known[name].type, where=where) for name in known}
+        values = {name: _checked(name, need(tree, name, where=where), f.type, where=where) for name, f in known.items()}
         extra = {name: value for name, value in tree.items() if name not in known and name != "format"}
         return cls(**values, extra=extra)
 
@@ -175,11 +172,7 @@ class TeacherIdentity:
             CacheDamaged: a key is missing, has another type, or contradicts another.
             CacheFormatError: a name that cannot be one.
         """
-        values = {}
-        for f in fields(cls):
-            if f.name not in tree:
-                raise CacheDamaged(f"{where} lacks {f.name}")
-            values[f.name] = _checked(f.name, tree[f.name], f.type, where=where)
+        values = {f.name: _checked(f.name, need(tree, f.name, where=where), f.type, where=where) for f in fields(cls)}
         try:
             return cls(**values)
         except CacheFormatError:

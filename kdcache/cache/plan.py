@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from kdcache.cache.jsonio import ANEW
 from kdcache.core.errors import CacheDamaged, CacheError
 from kdcache.core.types import IGNORE, Item
 
@@ -292,6 +293,6 @@ def plan_from_parquet(content: bytes, *, where: str) -> Plan:
         chunk_rows = int((table.schema.metadata or {})[b"kdcache.chunk_rows"])
         return Plan.from_columns(uid=uid, split=split, columns=columns, chunk_rows=chunk_rows)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        raise CacheDamaged(f"{where} is not a readable plan: {' '.join(str(error).split())[:200]}") from None
+        raise CacheDamaged(f"{where} is not a readable plan: {' '.join(str(error).split())[:200]}; {ANEW}") from None
     except CacheDamaged as error:
         raise CacheDamaged(f"{where}: {error}") from None

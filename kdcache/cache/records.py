@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kdcache.cache.jsonio import count, mapping, text, to_json
+from kdcache.cache.jsonio import count, mapping, need, text, to_json
 from kdcache.cache.store import FileRecord, check_relative
 from kdcache.core.errors import CacheDamaged
 
@@ -64,7 +64,7 @@ class CommitRecord:
             part=text(tree, "part", where=where),
             block=text(tree, "block", where=where),
             folder=check_relative(text(tree, "folder", where=where)),
-            files=files_from_tree(tree.get("files"), where=where),
+            files=files_from_tree(need(tree, "files", where=where), where=where),
             num_items=count(tree, "num_items", where=where),
             num_rows=count(tree, "num_rows", where=where),
             forwards=count(tree, "forwards", where=where),
@@ -147,14 +147,14 @@ class Manifest:
                 name: CommitRecord.from_tree(mapping(record, where=where), where=where)
                 for name, record in mapping(records, where=where).items()
             }
-            for part, records in mapping(tree.get("blocks"), where=where).items()
+            for part, records in mapping(need(tree, "blocks", where=where), where=where).items()
         }
-        totals = mapping(tree.get("totals"), where=where)
-        signatures = mapping(tree.get("signatures"), where=where)
+        totals = mapping(need(tree, "totals", where=where), where=where)
+        signatures = mapping(need(tree, "signatures", where=where), where=where)
         manifest = cls(
             number=count(tree, "number", where=where),
             uuid=text(tree, "uuid", where=where),
-            files=files_from_tree(tree.get("files"), where=where),
+            files=files_from_tree(need(tree, "files", where=where), where=where),
             blocks=blocks,
             totals={name: count(totals, name, where=where) for name in totals},
             signature=text(tree, "signature", where=where),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 
 from kdcache.core.config import plain
 from kdcache.core.errors import ConfigError, RunError
@@ -46,9 +47,14 @@ class Comparison:
         """Path of the HTML report."""
         return self.out / "report.html"
 
-    def terminal(self, *, width: int = WIDTH) -> str:
-        """Summary and tables as plain text, and where the report is."""
-        text = render_text(self.study, width=width)
+    def terminal(self, *, width: int | None = None) -> str:
+        """Summary and tables as plain text, and where the report is.
+
+        Args:
+            width: characters of a line; default: the terminal's, at most 110, and 110 for a pipe or a file.
+        """
+        here = min(WIDTH, get_terminal_size((WIDTH, 0)).columns)
+        text = render_text(self.study, width=here if width is None else width)
         seen = text.replace("\n", "")
         untold = [f"Left out: {e.reason}\n" for e in self.study.findings.excluded if e.folder not in seen]
         return f"{text}{''.join(untold)}\nReport: {self.report}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import accumulate
+from textwrap import wrap
 from typing import Any
 
 from matplotlib import rc_context
@@ -56,7 +58,11 @@ SERIES: tuple[tuple[str, Any, str], ...] = (
 )
 """Colour, dash and marker of the first, second, ... curve: told apart without colour too."""
 LABEL_CHARACTERS = 64
-"""What fits above a row."""
+"""What fits in a line above a row, together with its note."""
+LABEL_LINES = 3
+"""Into which a longer label is wrapped."""
+LINE = 0.14
+"""Inches of a line above a row."""
 LEFT, RIGHT = 0.72, 0.14
 """Inches beside a panel."""
 
@@ -113,17 +119,18 @@ def panels(
 
 def forest(bars: Sequence[Bar], label: str, *, zero: bool = True) -> Figure:
     """Points with intervals, one below the other, the first at the top; `label` names the axis."""
-    lines = max(bar.label.count("\n") for bar in bars) + 1
-    pitch, bottom = 0.36 + 0.17 * lines, 0.52
-    total = pitch * len(bars) + bottom + 0.08
+    texts = [_lines(bar) for bar in bars]
+    ends = list(accumulate(0.39 + LINE * len(lines) for lines in texts))
+    bottom = 0.52
+    total = ends[-1] + bottom + 0.08
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, total))
-        axes = figure.add_axes((0.03, bottom / total, 0.94, pitch * len(bars) / total))
-        for y, bar in enumerate(bars):
-            _row(axes, y, bar, lines * 0.17 / pitch)
+        axes = figure.add_axes((0.03, bottom / total, 0.94, ends[-1] / total))
+        axes.set_ylim(ends[-1], 0)  # inches from the top
+        for end, bar, lines in zip(ends, bars, texts, strict=True):
+            _row(axes, end - 0.16, bar, "\n".join(lines))
         if zero:
             axes.axvline(0, color=COLOURS["muted"], linewidth=1, zorder=0)
-        axes.set_ylim(len(bars) - 0.28, -0.72)
         axes.set_yticks([])
         axes.margins(x=0.04)
         axes.set_xlabel(label, parse_math=False)
@@ -132,12 +139,21 @@ def forest(bars: Sequence[Bar], label: str, *, zero: bool = True) -> Figure:
     return figure
 
 
-def _row(axes: Axes, y: float, bar: Bar, lift: float) -> None:
-    sideways = axes.get_yaxis_transform()
-    head = y - 0.22
-    space = LABEL_CHARACTERS - len(bar.note)
+def _lines(bar: Bar) -> list[str]:
+    """A row's label in lines that fit, the last of them beside the note."""
     *above, last = bar.label.split("\n")
-    text = "\n".join([*map(clip, above), clip(last, space)])
+    rooms = [(line, LABEL_CHARACTERS) for line in above] + [(last, max(LABEL_CHARACTERS - len(bar.note), 16))]
+    return [clip(part, room) for line, room in rooms for part in _wrap(line, room)]
+
+
+def _wrap(text: str, room: int) -> list[str]:
+    found = wrap(text, room, break_long_words=False, break_on_hyphens=False, max_lines=LABEL_LINES, placeholder=" …")
+    return found or [""]
+
+
+def _row(axes: Axes, y: float, bar: Bar, text: str) -> None:
+    sideways = axes.get_yaxis_transform()
+    head = y - 0.125
     paper = {"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
     common: Any = {"transform": sideways, "va": "bottom", "parse_math": False, "bbox": paper, "zorder": 1.5}
     axes.text(0, head, text, fontsize=9, linespacing=1.1, **common)

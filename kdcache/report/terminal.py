@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import StringIO
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.padding import Padding
 from rich.table import Table as RichTable
@@ -42,8 +43,10 @@ SHORT = {
     "95 % interval": "95 %\ninterval",
 }
 """Column heads and marks that are long on a terminal."""
-LEAST = {"verdict": 30, "95 % interval": 16, "comparison": 24}
-"""Columns that a narrow terminal must not squeeze further."""
+LEAST = {"verdict": 30, "comparison": 24}
+"""Columns of text that numbers in full must leave so much room."""
+GAP = 2
+"""Characters between two columns."""
 LEGEND = "picked: best validation score. oracle: best test score, which nobody can choose by. [ ]: 95 % interval."
 REGRET_ROWS = 8
 LISTED = 6
@@ -132,17 +135,52 @@ def _tabulate(console: Console, tables: Iterable[Table | None]) -> None:
 
 
 def _draw(console: Console, table: Table) -> None:
-    grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for name in table.columns:
-        justify: JustifyMethod = "right" if name in table.numeric else "left"
-        head = Text(SHORT.get(name, name))
-        grid.add_column(head, justify=justify, overflow="fold", vertical="top", min_width=LEAST.get(name))
+    names, rows = [*table.columns], [[*row] for row in table.rows]
     if table.marks:
-        grid.add_column("")
-    for i, row in enumerate(table.rows):
-        cells = [*row, ", ".join(SHORT[mark] for mark in table.marks[i])] if table.marks else [*row]
-        grid.add_row(*map(Text, cells))
+        names.append("")
+        rows = [[*row, ", ".join(SHORT[mark] for mark in marks)] for row, marks in zip(rows, table.marks, strict=True)]
+    heads = [SHORT.get(name, name) for name in names]
+    whole = [
+        _longest(cells) if name in table.numeric else LEAST.get(name, 0)
+        for name, *cells in zip(names, *rows, strict=True)
+    ]
+    grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name, head, width in zip(names, heads, column_widths([heads, *rows], whole, console.width), strict=True):
+        justify: JustifyMethod = "right" if name in table.numeric else "left"
+        grid.add_column(Text(head), justify=justify, overflow="fold", vertical="top", width=width)
+    for row in rows:
+        grid.add_row(*map(Text, row))
     _say(console, table.title)
     console.print(grid)
     if table.note:
         _say(console, table.note)
+
+
+def column_widths(rows: Sequence[Sequence[str]], whole: Sequence[int], room: int) -> list[int]:
+    """Characters of each column, so that all fit, texts wrap between words, and the highest rows become low.
+
+    Args:
+        rows: cells, those of the head first.
+        whole: of each column, so many characters that do not wrap, unless words would not fit then.
+        room: characters of a line.
+
+    Example:
+        >>> column_widths([["n", "verdict"], ["-1 to 1", "seed noise alone"]], [7, 0], 19)
+        [7, 10]
+    """
+    columns = list(zip(*rows, strict=True))
+    natural = [max(1, *(_longest(text.split("\n")) for text in column)) for column in columns]
+    words = [max(1, *(_longest(text.split()) for text in column)) for column in columns]
+    uncut = [max(word, min(most, full)) for word, most, full in zip(words, whole, natural, strict=True)]
+    room = max(room - GAP * (len(columns) - 1), len(columns))
+    widths = uncut if sum(uncut) <= room else words
+    while sum(widths) > room:  # not even the words fit: the longest are cut
+        widths[widths.index(max(widths))] -= 1
+    while sum(widths) < min(room, sum(natural)):
+        highest = max(range(len(widths)), key=lambda i: natural[i] / widths[i])
+        widths[highest] += 1
+    return widths
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(map(cell_len, texts), default=0)

@@ -156,7 +156,7 @@ def open_cache(file: RunFile, config: StudentConfig, *, cache_bytes: int = LRU_B
     """
     if config.cache is None and not file.cache_folder.exists():
         raise ConfigError(
-            f"no cache in {file.cache_folder}; run kdcache dump-teacher {file.path} first, "
+            f"no cache in {file.cache_folder}; run {file.command('dump-teacher')} first, "
             f"or name one with --set student.cache=PATH"
         )
     return Cache.open(config.cache or file.cache_folder, cache_bytes=cache_bytes)

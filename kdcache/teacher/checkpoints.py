@@ -61,7 +61,7 @@ def parse_teachers(file: RunFile, given: Sequence[str]) -> dict[str, Path]:
         found = {role: file.teacher_folder / "selected" / role for role in ROLES}
         if read_result(file.teacher_folder) is None:
             raise ConfigError(
-                f"no finished teacher in {file.teacher_folder}; run kdcache train-teacher {file.path}, "
+                f"no finished teacher in {file.teacher_folder}; run {file.command('train-teacher')}, "
                 f"or give a checkpoint with --teacher NAME=PATH"
             )
         return found

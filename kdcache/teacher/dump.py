@@ -58,7 +58,7 @@ class DumpResult:
         if not self.sealed:
             return "\n".join([*lines, "  not sealed: other processes are still writing; run the same command again"])
         lines.append(f"  {self.signature}")
-        return "\n".join([*lines, f"next: kdcache train-student {file.path} --teacher {next(iter(self.forwards))}"])
+        return "\n".join([*lines, f"next: {file.command('train-student', '--teacher', next(iter(self.forwards)))}"])
 
 
 def run(file: RunFile, *, teachers: Sequence[str] = (), device: str = "auto") -> DumpResult:

@@ -270,5 +270,5 @@ def summary(result: TeacherResult, file: RunFile) -> str:
         lines.append(f"  {result.num_truncated} items were cut to max_length")
     if result.num_dropped:
         lines.append(f"  {result.num_dropped} examples were left out, most for being longer than max_length")
-    lines += [f"  checkpoints: {Path(result.folder) / 'selected'}", f"next: kdcache dump-teacher {file.path}"]
+    lines += [f"  checkpoints: {Path(result.folder) / 'selected'}", f"next: {file.command('dump-teacher')}"]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ T = TypeVar("T")
 
 KEYS = ("dataset", "models", "out", "teacher", "dump", "student", "search")
 """What may stand at the top of a run file."""
+STAGES = {"train-teacher": "teacher", "dump-teacher": "dump", "train-student": "student", "search": "search"}
+"""Command -> its own block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,8 @@ class RunFile:
         models: teacher and students.
         blocks: stage -> its settings, not yet parsed: the stage knows its own.
         data_root: where relative data paths start; null: at the dataset's YAML.
-        changed: whether the command line changed settings, for messages.
+        overrides: `a.b=c`, by which the command line changed settings.
+        options: what else it gave that decides what is read and where it goes.
     """
 
     path: Path
@@ -43,7 +47,13 @@ class RunFile:
     models: ModelsConfig
     blocks: Mapping[str, Any] = field(default_factory=dict)
     data_root: Path | None = None
-    changed: bool = False
+    overrides: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether the command line changed settings, for messages."""
+        return bool(self.overrides)
 
     @property
     def teacher_folder(self) -> Path:
@@ -59,6 +69,17 @@ class RunFile:
     def students_folder(self) -> Path:
         """Of `train-student`: one folder a run."""
         return self.out / "students"
+
+    def command(self, name: str, *arguments: str) -> str:
+        """Another command on this run file, for a shell: with what this one was given, but settings of other stages.
+
+        Args:
+            name: e.g. `dump-teacher`.
+            arguments: of its own.
+        """
+        others = {block for stage, block in STAGES.items() if stage != name}
+        sets = [word for change in self.overrides if _top(change) not in others for word in ("--set", change)]
+        return shlex.join(["kdcache", name, str(self.path), *self.options, *sets, *arguments])
 
     def block(self, name: str, cls: type[T]) -> T:
         """A stage's settings.
@@ -91,6 +112,7 @@ def load_run(
     places = {}
     where = {}
     changed = bool(overrides)
+    given = (("--out", out), ("--data-root", data_root))
     for name in ("dataset", "models"):
         if name not in tree:
             raise ConfigError(f"{path} lacks {name}: give a path to its YAML, or a block")
@@ -108,8 +130,13 @@ def load_run(
         models=config.parse(ModelsConfig, tree["models"], where=where["models"], block=blocks["models"]),
         blocks={name: tree[name] for name in KEYS[3:] if name in tree},
         data_root=data_root_or_environment(data_root),
-        changed=changed,
+        overrides=tuple(overrides),
+        options=tuple(word for flag, value in given if value is not None for word in (flag, str(value))),
     )
+
+
+def _top(change: str) -> str:
+    return change.partition("=")[0].partition(".")[0].strip()
 
 
 def _described(path: Path, value: Any, name: str) -> tuple[dict[str, Any], Path]:

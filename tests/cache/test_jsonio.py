@@ -2,8 +2,9 @@
 
 import pytest
 
-from kdcache.cache.jsonio import count, mapping, parse_json, text, to_json
+from kdcache.cache.jsonio import count, mapping, need, parse_json, text, to_json
 from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.version import __version__
 
 
 def test_equal_values_give_equal_bytes_whatever_their_order():
@@ -44,6 +45,16 @@ def test_values_of_another_type_are_refused():
     with pytest.raises(CacheDamaged, match="x: size must be a whole number >= 0, not '-1'"):
         count({"size": -1}, "size", where="x")
     with pytest.raises(CacheDamaged, match="x: uid must be text, not 'None'"):
-        text({}, "uid", where="x")
+        text({"uid": None}, "uid", where="x")
     with pytest.raises(CacheDamaged, match="x holds '3' where an object belongs"):
         mapping(3, where="x")
+
+
+@pytest.mark.parametrize("read", [text, count, need])
+def test_a_key_that_is_not_there_says_what_to_do(read):
+    with pytest.raises(CacheDamaged) as caught:
+        read({"codec": 3}, "store", where="x.json")
+    assert str(caught.value) == (
+        f"x.json lacks store, which kdcache {__version__} reads: another version wrote it, or it was changed; "
+        "restore it, or remove the folder of the cache and run kdcache dump-teacher CONFIG again"
+    )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kdcache.cache.catalog import committed, newest_manifest, read_commits, read_teacher, teacher_names
+from kdcache.cache.catalog import committed, newest_manifest, read_commits, read_marker, read_teacher, teacher_names
 from kdcache.cache.records import Manifest, record_from_tree, record_to_json
 from kdcache.core.errors import CacheDamaged
 
@@ -54,3 +54,14 @@ def test_an_empty_folder_has_nothing(tmp_path):
     assert (teacher_names(tmp_path), committed(tmp_path, "items"), newest_manifest(tmp_path)) == ((), set(), None)
     (tmp_path / "manifests").mkdir()
     assert newest_manifest(tmp_path) is None
+
+
+@pytest.mark.parametrize("file", ["kdcache.json", "teachers/t_hs/teacher.json", "manifests/000001.json"])
+def test_whichever_key_is_not_there_is_named_with_what_to_do(file, sealed):
+    tree = json.loads((sealed / file).read_text())
+    for key in tree.keys() - {"format", "major", "digest"}:  # these three say first that it is something else
+        (sealed / file).write_text(json.dumps({name: value for name, value in tree.items() if name != key}))
+        with pytest.raises(CacheDamaged) as caught:
+            read_marker(sealed), newest_manifest(sealed), read_teacher(sealed, "t_hs")
+        assert str(caught.value).startswith(f"{sealed / file} lacks {key}, which kdcache ")
+        assert str(caught.value).endswith("run kdcache dump-teacher CONFIG again")

@@ -94,3 +94,14 @@ def test_the_command_prints_json_for_machines(runs, tmp_path):
     assert tree["findings"]["rope"] == 1.0
     assert tree["findings"]["baseline"] == "the worst candidate by validation"
     assert len(tree["findings"]["published"]["rows"]) == 11
+
+
+@pytest.mark.parametrize(("columns", "most"), [("80", 80), ("300", 110)])
+def test_the_text_is_as_wide_as_the_terminal_but_no_wider_than_can_be_read(columns, most, runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    out = str(tmp_path / "out")
+    done = CliRunner().invoke(cli, ["compare", str(runs / "good"), "--out", out, "--resamples", "100"])
+    assert done.exit_code == 0, done.output
+    *lines, report = done.output.splitlines()
+    assert report == f"Report: {out}/report.html"
+    assert most - 10 < max(map(len, lines)) <= most

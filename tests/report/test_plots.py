@@ -36,10 +36,10 @@ def test_the_gain_figure_has_a_point_and_an_interval_for_every_configuration(stu
     assert texts(figure)[::2] == [row.label for row in rows]
     points = {line.get_ydata()[0]: line for line in axes.lines if line.get_marker() == "o"}
     spans = {line.get_ydata()[0]: line for line in axes.lines if line.get_linewidth() == 2}
-    for y, row in enumerate(rows):
+    for y, row in zip(sorted(points), rows, strict=True):
         assert points[y].get_xdata() == [row.over_hard.percent]
         assert list(spans[y].get_xdata()) == [row.over_hard.low, row.over_hard.high]
-    assert [y for y, p in points.items() if p.get_markerfacecolor() != "none"] == [0]
+    assert [y for y, p in points.items() if p.get_markerfacecolor() != "none"] == [min(points)]
 
 
 def test_without_hard_labels_the_baseline_is_the_worst(run_writer):
@@ -56,8 +56,7 @@ def test_the_choices_figure_shows_means_intervals_and_pairs(study):
     figure = effects_figure(study.effects)
     assert texts(figure)[2] == "loss, mse against ce"
     loss = study.effects[1]
-    lines = figure.axes[0].lines
-    ticks = next(line for line in lines if line.get_marker() == "|" and line.get_ydata()[0] == 1)
+    ticks = [line for line in figure.axes[0].lines if line.get_marker() == "|"][1]
     np.testing.assert_allclose(ticks.get_xdata(), [100 * d for d in loss.differences])
 
 
@@ -90,6 +89,21 @@ def test_a_name_that_is_too_long_ends_in_an_ellipsis_and_leaves_room_for_its_not
     assert above == "x" * (LABEL_CHARACTERS - 1) + "…"
     assert len(below) + len(note) == LABEL_CHARACTERS
     assert clip("short") == "short"
+
+
+def test_a_long_label_is_wrapped_beside_its_note_and_only_its_own_row_grows():
+    label = "mse t_ll = t_hs tau_t 4 tau_s 1 alpha 0.5 lr 0.0005 against hard labels"
+    note = "p = 0.012, Holm 0.049"
+    figure = forest([Bar(label=label, value=1.0, note=note), Bar(label="ce", value=1.0, note=note)], "gain")
+    long, _, short, _ = texts(figure)
+    assert long == "mse t_ll = t_hs tau_t 4 tau_s 1 alpha 0.5\nlr 0.0005 against hard labels"
+    assert short == "ce"
+    tall, low = (forest([Bar(label=one, value=1.0, note=note)], "gain").get_figheight() for one in (label, "ce"))
+    assert tall == pytest.approx(low + 0.14)
+    assert figure.get_figheight() == pytest.approx(tall + low - 0.6)
+    assert texts(forest([Bar(label=label * 9, value=1.0, note=note)], "gain"))[0].endswith(" …")
+    assert texts(forest([Bar(label="mse t_ll", value=1.0, note="n" * 99)], "gain"))[0] == "mse t_ll"
+    assert texts(forest([Bar(label="", value=1.0, note=note)], "gain")) == ["", note]
 
 
 def test_rows_of_two_lines_are_taller_than_rows_of_one():

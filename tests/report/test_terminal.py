@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kdcache.core.configuration import Configuration
 from kdcache.report.findings import TwoRuns
 from kdcache.report.runs import group_cases, load_run
 from kdcache.report.study import examine
-from kdcache.report.terminal import render
+from kdcache.report.tables_across import published_table
+from kdcache.report.terminal import column_widths, render
 from tests.report.conftest import HARD, teachers
 from tests.report.studies import changed, study
 
@@ -29,6 +32,29 @@ def test_it_says_everything_within_its_width_and_without_colour_codes(grid, run_
     ):
         assert words in text
     assert text.splitlines()[-1].endswith("then compare again.")
+
+
+@pytest.mark.parametrize("width", [70, 80, 110])
+def test_no_word_of_the_papers_table_is_cut_off(width):
+    whole = study(8, published=True)
+    text = render(whole, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    table = published_table(whole.findings.published)
+    shown = text.split(table.title)[1].split("1. The paper trained every configuration once")[0].split()
+    for row in table.rows:
+        for word in " ".join(row).split():
+            assert word in shown
+    assert shown.count("1,") == 9, "the notes of six gains and three rewards"
+
+
+def test_columns_fit_share_the_room_by_need_and_are_cut_last():
+    rows = [["label", "n"], ["a b c d e f", "1 to 2"]]
+    assert column_widths(rows, [0, 6], 99) == [11, 6], "as wide as their texts, no wider"
+    assert column_widths(rows, [0, 6], 15) == [7, 6], "the text wraps, the number does not"
+    assert column_widths(rows, [0, 6], 10) == [5, 3], "both wrap between words"
+    assert column_widths(rows, [0, 6], 6) == [2, 2], "the longest word is cut"
+    assert column_widths(rows, [0, 6], 1) == [1, 1]
+    assert column_widths([["head"]], [0], 9) == [4]
 
 
 def test_it_is_quiet_about_what_is_not_there(run_writer):

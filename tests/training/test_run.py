@@ -53,3 +53,22 @@ def test_what_is_neither_a_path_nor_a_block_is_refused(tmp_path: Path, value: st
 def test_a_file_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset: data/toi\.yaml in .*run\.yaml is not a file: .*data/toi\.yaml"):
         load_run(write(tmp_path, "{yaml: data/toi.yaml}"))
+
+
+def test_another_command_is_told_with_what_this_one_was_given(tmp_path: Path) -> None:
+    path = write(tmp_path, "data/toy.yaml")
+    assert load_run(path).command("dump-teacher") == f"kdcache dump-teacher {path}"
+    changes = ("dataset.limit={train: 5}", "teacher.epochs=1", "dump.top_k=8", "student.tau_t=2", "search.seeds=[0]")
+    file = load_run(path, overrides=changes, out=Path("my runs"), data_root=Path("d"))
+    given = f"{path} --out 'my runs' --data-root d --set 'dataset.limit={{train: 5}}'"
+    assert file.command("dump-teacher") == f"kdcache dump-teacher {given} --set dump.top_k=8"
+    assert file.command("train-teacher") == f"kdcache train-teacher {given} --set teacher.epochs=1"
+    assert file.command("train-student", "--teacher", "t_ll") == (
+        f"kdcache train-student {given} --set student.tau_t=2 --teacher t_ll"
+    )
+
+
+def test_a_data_root_of_the_environment_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDCACHE_DATA", str(tmp_path))
+    path = write(tmp_path, "data/toy.yaml")
+    assert load_run(path).command("dump-teacher") == f"kdcache dump-teacher {path}"
