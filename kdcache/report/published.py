@@ -109,15 +109,19 @@ def _reward(choice: str, value: int, ours: Ours, numbers: Mapping[str, int]) -> 
     label = choice if found is None else f"{found.choice}: {found.default} to {found.alternative}"
     return PublishedRow(
         quantity=f"R, {label}",
-        paper=f"{value:+d}",
+        paper=_signed(value),
         oracle=None,
-        honest=None if found is None else f"{found.tuned.reward:+d} of {found.tuned.cases}",
+        honest=None if found is None else f"{_signed(found.tuned.reward)} of {found.tuned.cases}",
         null_low=low,
         null_median=None if low is None else 0.0,
         null_high=high,
         verdict=verdict,
         footnotes=(numbers["one_run"], numbers["grid"]),
     )
+
+
+def _signed(value: int) -> str:
+    return f"{value:+d}".replace("-", "\N{MINUS SIGN}")
 
 
 def _sign(value: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -230,5 +231,5 @@ def summary(result: RunResult, folder: Path) -> str:
             f"  its tokenizer is not the teacher's: rows were matched by example or word, "
             f"{result.counters['rows_dropped']:,} dropped that one of them lost to truncation"
         )
-    lines += [f"  run folder: {folder}", f"next: kdcache compare {folder.parent}"]
+    lines += [f"  run folder: {folder}", f"next: {shlex.join(['kdcache', 'compare', str(folder.parent)])}"]
     return "\n".join(lines)

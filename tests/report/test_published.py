@@ -51,8 +51,10 @@ def test_without_a_band_it_says_so():
     assert row.verdict == "no null band: noise between seeds is unknown, so ours may be noise"
 
 
-@pytest.mark.parametrize(("plus", "verdict"), [(8, "the same sign"), (1, "not the same sign")])
-def test_a_reward_is_set_against_coin_flips(plus, verdict):
+@pytest.mark.parametrize(
+    ("plus", "reward_text", "verdict"), [(8, "+7", "the same sign"), (1, "\N{MINUS SIGN}7", "not the same sign")]
+)
+def test_a_reward_is_set_against_coin_flips(plus, reward_text, verdict):
     reward = Reward(
         choice="teacher",
         default="t_hs",
@@ -64,7 +66,7 @@ def test_a_reward_is_set_against_coin_flips(plus, verdict):
     )
     row = rows(rewards=[reward])["R, teacher: t_hs to t_ll"]
     assert row.verdict == f"{verdict}, sign test p 0.04"
-    assert (row.paper, row.honest) == ("+11", f"{2 * plus - 9:+d} of 10")
+    assert (row.paper, row.honest) == ("+11", f"{reward_text} of 10")
     assert (row.null_low, row.null_high) == (-5.0, 5.0)  # 2 and 7 of 9
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -145,7 +146,7 @@ def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
             f"the same command tries them again"
         )
     say(f"runs: {file.students_folder}")
-    say(f"next: kdcache compare {file.students_folder}")
+    say(f"next: {shlex.join(['kdcache', 'compare', str(file.students_folder)])}")
     return found
 
 
