@@ -18,6 +18,8 @@ from kdcache.core.results import write_json
 from kdcache.core.searching import DESIGNS
 
 FORMAT = 2
+DECIDES = ("model", "design", "space", "seeds", "training")
+"""Fields that make two searches of a student the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,7 @@ class SearchRecord:
 
     Attributes:
         code: version of kdcache.
-        student: its name.
+        student: its name, and in `model` the digest of what it is made from.
         design: `greedy` or `factorial`.
         space: what it may try.
         seeds: the first one searches.
@@ -39,6 +41,7 @@ class SearchRecord:
 
     code: str
     student: str
+    model: str
     design: str
     space: Space
     seeds: tuple[int, ...]
@@ -67,6 +70,21 @@ def write_record(study: Path, record: SearchRecord) -> None:
         RunError: the disk is full or refuses.
     """
     write_json(record_path(study, record.student), {"format": FORMAT, **plain(record)})
+
+
+def begin_record(study: Path, record: SearchRecord) -> None:
+    """Write the record of a search that begins; one of the same search stays, with what it found and what failed.
+
+    Raises:
+        RunError: the disk is full or refuses.
+    """
+    try:
+        before = read_record(record_path(study, record.student))
+    except RunError:  # none, of another format, or damaged: to be replaced
+        write_record(study, record)
+        return
+    if any(getattr(before, name) != getattr(record, name) for name in DECIDES):
+        write_record(study, record)
 
 
 def read_record(path: Path) -> SearchRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,12 +146,6 @@ class DatasetSpec:
             names = ("files", "hub", "format", "encoding", "conll")
             return (Source(name="", **{name: getattr(self, name) for name in names}),)
         return self.sources
-
-    @property
-    def anywhere(self) -> DatasetSpec:
-        """The description without where its YAML lies: the same data may be found elsewhere tomorrow, as under another
-        data root, and what was trained on them has not changed."""
-        return replace(self, base=None)
 
     @property
     def splits(self) -> tuple[str, ...]:

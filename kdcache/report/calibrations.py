@@ -36,8 +36,7 @@ def calibrations(
 
 def shown(case: Played) -> tuple[Trained, ...]:
     """Hard labels, Hinton's, and the best by validation and by test: each once."""
-    hinton = case.side(case.pairs[0].default) if case.pairs else None
-    named = (case.hard, hinton, case.picked("validation"), case.picked("test"))
+    named = (case.hard, case.hinton, case.picked("validation"), case.picked("test"))
     return tuple({id(t): t for t in named if t is not None}.values())
 
 

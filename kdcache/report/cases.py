@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdcache.core.configuration import Configuration
 from kdcache.core.design import HARD, LAZY, Best, Pair, Trial
 from kdcache.report.answers import Candidate, CaseResult, Pick
 from kdcache.report.runs import Case
@@ -68,6 +69,13 @@ class Played:
     def lazy_score(self) -> float | None:
         """Mean test score of the four lazy cells; None if one is missing."""
         return None if self.lazy_lacking else float(np.mean([trained.test() for trained in self.lazy]))
+
+    @property
+    def hinton(self) -> Trained | None:
+        """Hinton's cell, tuned: where the search starts. None without a replay, or where it failed to train."""
+        outcome = self.replayed.outcome
+        found = None if outcome is None else next((b for b in outcome.candidates if b.cell == Configuration()), None)
+        return None if found is None else self.side(found)
 
     def picked(self, by: Pick) -> Trained:
         """The best candidate by test or by validation."""

@@ -43,13 +43,14 @@ def conclude(materials: Sequence[Material], teachers: Sequence[Recorded], asked:
 
     Raises:
         ConfigError: a label in `asked.options` that no run has.
-        RunError: a damaged `search.json`.
+        RunError: a damaged record of a search.
     """
     options = asked.options
     played = [play(material.case) for material in materials]
     check_labels(played, options)
-    decided = any(pair.choice in CHOICES for case in played for pair in case.pairs)
-    whole = answer(played, played) if decided else None
+    contested = [case for case in played if len(case.candidates) > 1]  # one candidate is neither best nor worst
+    decided = any(pair.choice in CHOICES for case in contested for pair in case.pairs)
+    whole = answer(contested, played) if decided else None
     bands = null_bands(played, options, asked.seed) or no_null
     over = Across(rope=options.rope, seed=asked.seed, resamples=asked.resamples)
     sampled = {material.case.name: material.sampled for material in materials}
@@ -64,10 +65,10 @@ def conclude(materials: Sequence[Material], teachers: Sequence[Recorded], asked:
         cases=tuple(_case(case, whole) for case in played),
         figure1=figure1(played, bands),
         figure2=figure2(played, bands),
-        figure3=figure3(played, whole, bands),
+        figure3=figure3(contested, whole, bands),
         rewards=rewards(played),
-        stable=stable_results(played, whole) if whole else (),
-        regret=regret_rows(played),
+        stable=stable_results(contested, whole) if whole else (),
+        regret=regret_rows(contested),
         paired=paired(declare(played, whole, options), sampled, seed=asked.seed),
         across=tuple(over.compare(strategy) for strategy in strategies(played, whole, options)),
         factorial=factorial_effects(played, over.interval),
@@ -76,7 +77,7 @@ def conclude(materials: Sequence[Material], teachers: Sequence[Recorded], asked:
         fidelity=fidelities(played),
         nll_gain=nll_gain(played, teachers),
         responses=responses(played),
-        published=_published(played, whole, bands) if options.against_published else None,
+        published=_published(contested, whole, bands) if options.against_published else None,
         two_runs=two if isinstance(two, TwoRuns) else None,
         missing=lacking,
         complete=complete(lacking),

@@ -70,20 +70,17 @@ def baseline(case: Played, options: Options) -> Trained | None:
 
 
 def baseline_name(played: Sequence[Played], options: Options) -> str:
-    """The baseline in words."""
+    """The baseline over cases, in words: hard labels where any case has them, one kind for all."""
     if options.baseline == HARD:
-        without = [case for case in played if case.hard is None]
-        if not without:
-            return "hard labels"
-        where = "" if len(without) == len(played) else f" in {len(played) - len(without)} of {len(played)} cases, else "
-        return f"{'hard labels' + where if where else ''}the worst candidate by validation"
+        return "hard labels" if any(case.hard for case in played) else "the worst candidate by validation"
     return "the worst candidate by validation" if options.baseline == WORST else options.baseline
 
 
-def hinton(case: Played) -> Trained | None:
-    """Hinton's configuration, tuned: where the search starts."""
-    outcome = case.replayed.outcome
-    return case.side(outcome.candidates[0]) if outcome else None
+def _over_cases(played: Sequence[Played], options: Options) -> list[Trained | None]:
+    """The baseline of `baseline_name` in each case; None where a case lacks it, so that kinds are not mixed."""
+    if options.baseline == HARD and any(case.hard for case in played):
+        return [case.hard for case in played]
+    return [baseline(case, options) for case in played]
 
 
 def _stable(case: Played, stable: Answer | None) -> Trained | None:
@@ -114,7 +111,7 @@ def _asked(
     default = not options.family
     for label in options.family:
         yield base, find(case, label), True
-    for trained in (case.picked("validation"), hinton(case), _stable(case, stable)):
+    for trained in (case.picked("validation"), case.hinton, _stable(case, stable)):
         yield base, trained, default
     for pair in case.pairs:
         yield case.side(pair.default), case.side(pair.alternative), default
@@ -124,18 +121,18 @@ def _asked(
 
 def strategies(played: Sequence[Played], stable: Answer | None, options: Options) -> tuple[Strategy, ...]:
     """What is compared over cases: strategies with the baseline, with the best by validation, choices' sides."""
-    base = baseline_name(played, options)
-    best = [None if case.picked("validation") is case.hard else case.picked("validation").test() for case in played]
-    random = [case.random if len(case.candidates) > 1 else None for case in played]
-    bases = [None if (b := baseline(case, options)) is None else b.test() for case in played]
-    starts = [None if (h := hinton(case)) is None else h.test() for case in played]
-    stables = [None if (s := _stable(case, stable)) is None else s.test() for case in played]
+    base, bases = baseline_name(played, options), _over_cases(played, options)
+    picked = [case.picked("validation") for case in played]
+    stables = [_stable(case, stable) if len(case.candidates) > 1 else None for case in played]
     asked: list[tuple[str, str, Sequence[float | None], Sequence[float | None]]] = [
-        (base, "best by validation", bases, best),
-        (base, "Hinton's", bases, starts),
-        (base, "stable", bases, stables),
-        ("best by validation", "stable", best, stables),
-        ("best by validation", "random", best, random),
+        (base, "best by validation", *_different(bases, picked)),
+        (base, "Hinton's", *_different(bases, [case.hinton for case in played])),
+        (base, "stable", *_different(bases, stables)),
+    ]
+    best = [trained.test() if len(case.candidates) > 1 else None for case, trained in zip(played, picked, strict=True)]
+    asked += [
+        ("best by validation", "stable", best, [None if s is None else s.test() for s in stables]),
+        ("best by validation", "random", best, [case.random for case in played]),
         ("best by validation", "lazy", best, [case.lazy_score for case in played]),
     ]
     for choice in NAMES:
@@ -148,6 +145,15 @@ def strategies(played: Sequence[Played], stable: Answer | None, options: Options
         asked.append((default, alternative, [a for a, _ in scores], [b for _, b in scores]))
     found = [_strategy(played, *one) for one in asked]
     return tuple(strategy for strategy in found if strategy is not None)
+
+
+def _different(
+    ones: Sequence[Trained | None], twos: Sequence[Trained | None]
+) -> tuple[list[float | None], list[float | None]]:
+    """Test scores of either side; none in a case where both sides are one and the same."""
+    pairs = [(None, None) if a is b else (a, b) for a, b in zip(ones, twos, strict=True)]
+    scores = [[None if trained is None else trained.test() for trained in side] for side in zip(*pairs, strict=True)]
+    return (scores[0], scores[1]) if scores else ([], [])
 
 
 def _strategy(

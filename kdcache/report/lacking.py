@@ -21,11 +21,16 @@ def missing(played: Sequence[Played], stable: Answer | None) -> tuple[Missing, .
         wanted = [(PAIRS, case.replayed.lacking), (LAZY, case.lazy_lacking if _searched(case) else ())]
         wanted += [(STABLE, _absent(stable, case)), (RANDOM, case.replayed.lacking if _swept(case) else ())]
         for wanted_by, trials in wanted:
-            if trials:
-                found.append(_missing(case, wanted_by, trials))
-        if case.hard is None:
+            to_train = tuple(t for t in trials if t not in case.replayed.failed)  # those are named as failed
+            if to_train:
+                found.append(_missing(case, wanted_by, to_train))
+        if case.hard is None and case.replayed.searched.space.hard and not _hard_failed(case):
             found.append(Missing(case=case.name, wanted_by=HARD, configurations=("hard labels",), seeds=_seeds(case)))
     return tuple(found)
+
+
+def _hard_failed(case: Played) -> bool:
+    return any(trial.configuration.alpha == 0 for trial in case.replayed.failed)
 
 
 def complete(found: Sequence[Missing]) -> str:

@@ -16,7 +16,7 @@ from kdcache.core.design import CHOICES, STAGE_1, WORST, Best, Outcome, Space, T
 from kdcache.core.search_record import SearchRecord, read_record, record_path
 from kdcache.core.searching import DESIGNS, replay, tune
 from kdcache.report.runs import Case, Run, recorded_rate
-from kdcache.report.training import learning_rate, settings
+from kdcache.report.training import MODEL, learning_rate, settings, way
 from kdcache.report.trials import NOTHING, Known, Trials, collect, in_grid
 
 LEVELS = 3
@@ -57,19 +57,21 @@ def replay_case(case: Case) -> Replayed:
     Raises:
         RunError: a record of the search that cannot be read.
     """
-    searched = _read_search(case)
-    if searched is not None:
+    records = _records(case)
+    if len(records) == 1:
+        searched = _recorded(records[0])
         return _replayed(collect(case, searched.space.learning_rates, searched.known), searched)
+    why = f"inferred from the runs, which are of {len(records)} searches" if records else "inferred from the runs"
     rates = _rates(case)
-    found = _inferred(case, rates)
+    found = _inferred(case, rates, why)
     if found.outcome is None and len(rates) > 1:  # rates that were not tuned cell by cell
-        found = _inferred(case, rates[:1])
+        found = _inferred(case, rates[:1], why)
     return found
 
 
-def _inferred(case: Case, rates: Sequence[float]) -> Replayed:
+def _inferred(case: Case, rates: Sequence[float], why: str) -> Replayed:
     trials = collect(case, rates)
-    return _replayed(trials, _infer(trials, rates))
+    return _replayed(trials, replace(_infer(trials, rates), source=why))
 
 
 def _replayed(trials: Trials, searched: Searched) -> Replayed:
@@ -94,14 +96,22 @@ def tuned(cell: Configuration, replayed: Replayed) -> Best | tuple[Trial, ...]:
     return (found.trial,) if isinstance(found, Best) and found.value == WORST else found
 
 
-def _read_search(case: Case) -> Searched | None:
-    path = find_search(case.runs[0].folder, case.runs[0].result.student)
-    if path is None:
-        return None
-    record = read_record(path)
-    if not _of_case(record, case):
-        return None
-    known = Known(seed=record.seeds[0], rate=learning_rate(record.training), failed=record.failed)
+def _records(case: Case) -> list[SearchRecord]:
+    """Records beside a case's runs of searches that trained in their way."""
+    places = {run.folder.parent: run.folder for run in case.runs}  # a look a folder of runs, not a run
+    student = case.runs[0].result.student
+    paths = {path for folder in places.values() if (path := find_search(folder, student)) is not None}
+    return [record for path in sorted(paths) if _of_case(record := read_record(path), case)]
+
+
+def _recorded(record: SearchRecord) -> Searched:
+    used = (record.outcome or {}).get("runs", {})
+    known = Known(
+        seed=record.seeds[0],
+        rate=learning_rate(record.training),
+        failed=record.failed,
+        folders=frozenset(Path(str(folder)).name for folder in used.values()),
+    )
     return Searched(
         space=record.space, design=record.design, seeds=record.seeds, source="recorded by the search", known=known
     )
@@ -109,8 +119,11 @@ def _read_search(case: Case) -> Searched | None:
 
 def _of_case(record: SearchRecord, case: Case) -> bool:
     """Whether a search trained in the way of a case's runs; runs that recorded nothing are taken for it."""
-    ways = [way for run in case.runs if (way := settings(run.result.extra.get("training")))]
-    return not ways or ways[0] == settings(record.training)
+    own = next((found for run in case.runs if (found := way(run.result))), {})
+    asked = settings(record.training) | ({MODEL: record.model} if MODEL in own else {})
+    if asked.get("precision") == "auto" and "precision" in own:  # runs record what it came to
+        asked["precision"] = own["precision"]
+    return not own or own == asked
 
 
 def find_search(folder: Path, student: str) -> Path | None:

@@ -73,7 +73,7 @@ def examine(
         sides: where exactly two folders are compared.
 
     Raises:
-        RunError: a run's `extra.teachers` is not a block of teachers, or a damaged `search.json`.
+        RunError: a run's `extra.teachers` is not a block of teachers, or a damaged record of a search.
         ConfigError: a label in `options` that no run has.
     """
     tables, materials = [], []

@@ -81,14 +81,16 @@ class Known:
     """What a search recorded beside its space.
 
     Attributes:
-        seed: that decided; None: the seeds that all share.
+        seed: that decided; None where no search recorded it: the seeds that all share.
         rate: what learning rate 0, the training's own, is; None: that of most runs.
         failed: trials that were taken for the worst.
+        folders: names of the run folders that it used; of two runs of one trial and seed they count.
     """
 
     seed: int | None = None
     rate: float | None = None
     failed: tuple[Trial, ...] = ()
+    folders: frozenset[str] = frozenset()
 
 
 NOTHING = Known()
@@ -105,7 +107,7 @@ def collect(case: Case, rates: Sequence[float], known: Known = NOTHING) -> Trial
     """
     names, notes = _teachers(case)
     first = GRID_TEACHERS[0]
-    lone = _lone(case, names)
+    lone = _lone(case, names) if known.seed is None else None  # a search has t_hs, or says that it failed
     own = _own_rate(case.runs, rates) if known.rate is None else known.rate
     members: dict[Trial, list[Run]] = {}
     for run in case.runs:
@@ -121,15 +123,17 @@ def collect(case: Case, rates: Sequence[float], known: Known = NOTHING) -> Trial
     found: dict[Trial, Trained] = {}
     for trial, runs in members.items():
         same = [lone] if lone and trial.configuration.teacher == first else _same(trial, names)
-        trained = _trained(trial, runs, same, several=several, sign=sign)
+        trained = _trained(trial, _one_a_seed(runs, sign, known.folders), same, several=several)
         for name in [first] if lone and same else same:
             found[replace(trial, configuration=replace(trial.configuration, teacher=name))] = trained
         if not same:
             found[trial] = trained
     searched = [t for t in found.values() if in_grid(t.trial.configuration)]
-    seed = known.seed
-    seeds = (seed,) if seed is not None and any(seed in t.runs for t in searched) else _deciding_seeds(searched)
-    values = dict.fromkeys(known.failed, WORST)
+    followed = any(known.seed in t.runs for t in searched)
+    seeds = (known.seed,) if known.seed is not None and followed else _deciding_seeds(searched)
+    if known.seed is not None and searched and not followed:
+        notes += (f"{case.name}: no run has seed {known.seed}, by which the search decided; the others' seeds decide",)
+    values = dict.fromkeys(known.failed if followed or not searched else (), WORST)
     values |= {t: sign * r.validation(seeds) for t, r in found.items() if seeds and set(seeds) <= set(r.runs)}
     return Trials(case=case, trained=found, seeds=seeds, values=values, lone=lone, notes=notes)
 
@@ -201,14 +205,19 @@ def _rate(run: Run, rates: Sequence[float], own: float | None) -> float:
     return next((rate for rate in rates if math.isclose(rate, recorded)), recorded)
 
 
-def _trained(trial: Trial, runs: Sequence[Run], same: Sequence[str], *, several: bool, sign: float) -> Trained:
+def _one_a_seed(runs: Iterable[Run], sign: float, folders: frozenset[str]) -> dict[int, Run]:
+    """Of two runs of one seed that of the search, else that of the better validation score."""
     kept: dict[int, Run] = {}
-    for run in sorted(runs, key=lambda run: (-sign * run.validation, str(run.folder))):
+    for run in sorted(runs, key=lambda r: (r.folder.name not in folders, -sign * r.validation, str(r.folder))):
         kept.setdefault(run.result.seed, run)
+    return dict(sorted(kept.items()))
+
+
+def _trained(trial: Trial, runs: Mapping[int, Run], same: Sequence[str], *, several: bool) -> Trained:
     label = trial.configuration.label(teacher=" = ".join(same) or None)
-    rate = recorded_rate(runs[0])
+    rate = recorded_rate(next(iter(runs.values())))
     label += f" lr {rate:g}" if several and rate is not None else ""
-    return Trained(trial=trial, runs=dict(sorted(kept.items())), label=label, learning_rate=rate)
+    return Trained(trial=trial, runs=runs, label=label, learning_rate=rate)
 
 
 def _deciding_seeds(trained: Iterable[Trained]) -> tuple[int, ...]:

@@ -62,13 +62,15 @@ def _failed(case: Played) -> str:
 
 
 def _replays(played: Sequence[Played]) -> list[str]:
-    broken = [case for case in played if case.replayed.outcome is None]
-    if not broken:
-        return []
-    return [
-        f"{listed([case.name for case in broken])}: the search cannot be replayed, because trainings are missing, so "
-        "choices have no vote there and all distilled configurations count as candidates."
-    ]
+    said = []
+    for lacking, why in ((True, "trainings are missing"), (False, "all of them failed that it decided by")):
+        broken = [c.name for c in played if c.replayed.outcome is None and bool(c.replayed.lacking) == lacking]
+        if broken:
+            said.append(
+                f"{listed(broken)}: the search cannot be replayed, because {why}, so choices have no vote there and "
+                "all distilled configurations count as candidates."
+            )
+    return said
 
 
 def _seeds(played: Sequence[Played]) -> list[str]:

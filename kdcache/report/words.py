@@ -182,7 +182,8 @@ def missing_effects(study: Study) -> list[str]:
 
 
 def seed_warning(study: Study) -> str | None:
-    """A loud sentence while any configuration has fewer than three seeds, and what to run next."""
+    """A loud sentence while any configuration has fewer than three seeds, and what to run next; a quiet one where these
+    were only tried while a search tuned."""
     seeds = [len(row.seeds) for table in study.cases for row in table.rows]
     if min(seeds) >= FEW_SEEDS:
         return None
@@ -195,6 +196,15 @@ def seed_warning(study: Study) -> str | None:
             f"configurations may be chance. Next: train each configuration again with {more}, then compare again."
         )
     few = sum(n < FEW_SEEDS for n in seeds)
+    found = study.findings.cases
+    reported = [len(candidate.seeds) for case in found for candidate in case.candidates]
+    reported += [len(table.rows[table.hard].seeds) for table in study.cases if table.hard is not None]
+    if all(case.replayed for case in found) and min(reported) >= FEW_SEEDS:
+        return (
+            f"Every candidate of the searches has at least {FEW_SEEDS} seeds. {count(few, 'other configuration')}, "
+            f"tried while a temperature or learning rate was tuned, {'has' if few == 1 else 'have'} fewer: the "
+            f"interval in {'its' if few == 1 else 'their'} row holds the choice of test examples only."
+        )
     return (
         f"FEW SEEDS. {few} of {count(len(seeds), 'configuration')} {'has' if few == 1 else 'have'} fewer than "
         f"{FEW_SEEDS} seeds. The intervals hold the choice of test examples only; seed noise is not in them. "

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kdcache.cache.loader import Loader
-from kdcache.core.config import plain
+from kdcache.core.config import digest
 from kdcache.core.results import RunResult, write_json, write_run
 from kdcache.core.types import Evaluation
 from kdcache.losses.objective import Objective
@@ -25,7 +26,7 @@ from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import CachedSteps
 from kdcache.training.engine import Engine, World, barrier, start
 from kdcache.training.log import RunLog, scores_text
-from kdcache.training.loop import Steps, engine_settings, fit
+from kdcache.training.loop import Steps, effective, engine_settings, fit
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id
 
 
@@ -70,7 +71,8 @@ def run(
         selected, counters = _train(file, planned, inputs, world, log)
         seconds = {"prepare": round(prepared, 2), "train": log.elapsed}
         log.write("end", **counters)
-    result = _result(file, planned, selected, counters, seconds)
+    training = effective(planned.config.training, world)
+    result = _result(file, planned, selected, counters, seconds, training)
     if world.rank == 0:
         write_run(folder, result, selected.evaluations)
     barrier(world)
@@ -189,6 +191,7 @@ def _result(
     selected: _Selected,
     counters: Mapping[str, int],
     seconds: Mapping[str, float],
+    training: Mapping[str, Any],
 ) -> RunResult:
     config, evaluations = planned.config, selected.evaluations
     teachers = {
@@ -213,7 +216,8 @@ def _result(
         extra={
             "teachers": teachers,
             "fidelity": selected.fidelity,
-            "training": plain(config.training),
+            "training": training,
+            "model": digest(file.models.student(planned.name), length=8),
             "torch": torch.__version__,
         },
     )

@@ -98,7 +98,7 @@ def plan(file: RunFile, config: StudentConfig, *, opened: Callable[[], Cache] | 
             "training": config.training,
             "seed": config.seed,
             "student": source,
-            "dataset": file.dataset.anywhere,
+            "dataset": file.dataset,
             "items": [cache.marker.dataset_digest, cache.marker.tokenizer_digest],
         }
     )

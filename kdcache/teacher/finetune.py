@@ -93,7 +93,7 @@ def run(file: RunFile, *, device: str = "auto") -> TeacherResult:
         KDCacheError: bad settings, data, model; a loss that is not finite.
     """
     config = file.block("teacher", TeacherConfig)
-    key = digest({"teacher": config, "dataset": file.dataset.anywhere, "model": file.models.teacher})
+    key = digest({"teacher": config, "dataset": file.dataset, "model": file.models.teacher})
     done = _finished(file.teacher_folder, key)
     if done is not None:
         return done

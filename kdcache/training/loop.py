@@ -9,10 +9,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
+from kdcache.core.config import plain
 from kdcache.core.errors import ConfigError, TrainingError
 from kdcache.core.order import num_rounds
 from kdcache.losses.objective import Objective
@@ -95,6 +96,12 @@ def engine_settings(config: TrainingConfig, world: World) -> EngineSettings:
         weight_decay=config.weight_decay,
         user=read_user_json(config.deepspeed),
     )
+
+
+def effective(config: TrainingConfig, world: World) -> dict[str, Any]:
+    """The settings as plain data for a run's record, with the precision that `auto` came to."""
+    precision = "bfloat16" if engine_settings(config, world).bf16 else "float32"
+    return {**plain(config), "precision": precision}
 
 
 class Steps(Protocol):

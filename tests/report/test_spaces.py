@@ -185,7 +185,15 @@ def test_noise_between_seeds_is_pooled_in_per_cent():
 
 SPACE = Space(temperatures=(1.0, 4.0), second_stage=False, alphas=(0.5,), order=("teacher", "loss"))
 RECORD = SearchRecord(
-    code="1", student="base", design="factorial", space=SPACE, seeds=(0, 1), teachers={}, training={}, settings={}
+    code="1",
+    student="base",
+    model="",
+    design="factorial",
+    space=SPACE,
+    seeds=(0, 1),
+    teachers={},
+    training={},
+    settings={},
 )
 
 
@@ -263,10 +271,73 @@ def test_what_failed_is_taken_for_the_worst_and_has_no_score(tmp_path):
         "d00, base: mse t_hs tau 1/1, ce t_hs tau 4/4 failed to train; the search took that for the worst"
         in " ".join(unavailable([played], None, Options()))
     )
+    lacking = missing([played], answer([played], [played]))
+    assert {m.wanted_by for m in lacking} == {"lazy"}  # t_ll's half of it, since the search was of the loss alone
+    assert all("mse t_hs" not in label for m in lacking for label in m.configurations)
     nothing = [r for r in kept if r.result.configuration.alpha == 0]
     all_failed = tuple(Trial(configuration=r.result.configuration.canonical()) for r in runs)
     place(study, design="greedy", space=replace(SPACE, order=()), failed=all_failed)
-    assert replay_case(case(nothing)).outcome is None
+    played = play(case(nothing))
+    assert played.replayed.outcome is None
+    assert any("because all of them failed that it decided by" in s for s in unavailable([played], None, Options()))
+
+
+def test_where_hintons_cell_failed_nothing_else_is_called_hintons(tmp_path):
+    broken = tuple(Trial(configuration=replace(CE, tau_t=tau).canonical()) for tau in (1.0, 4.0))
+    runs = place(tmp_path, design="greedy", space=replace(SPACE, order=("loss",), alphas=()), failed=broken)
+    kept = [r for r in runs if Trial(configuration=r.result.configuration.canonical()) not in broken]
+    assert play(case(runs)).hinton.label == "ce t_hs tau 4/4"
+    played = play(case(kept))
+    assert [c.label for c in played.candidates] == ["mse t_hs tau 1/1"]
+    assert played.hinton is None
+
+
+def test_where_all_of_t_hs_failed_t_ll_does_not_take_its_place(tmp_path):
+    space = replace(SPACE, order=("teacher",), alphas=(), temperatures=(4.0,))
+    broken = (Trial(configuration=CE.canonical()),)
+    place(tmp_path, design="greedy", space=space, failed=broken)
+    lone = run(replace(CE, teacher="t_ll"), (0.8, 0.8))
+    played = play(case([moved(lone, tmp_path)]))
+    assert played.replayed.failed == broken
+    assert [c.label for c in played.candidates] == ["ce t_ll tau 4/4"]
+    assert played.pairs == ()
+
+
+def test_of_two_runs_of_one_trial_that_of_the_search_counts(tmp_path):
+    space = replace(SPACE, order=("loss",), alphas=(), temperatures=(4.0,))
+    own = [run(CE, (0.8, 0.5)), run(Configuration(loss="mse", tau_t=4.0), (0.7, 0.5))]
+    other = run(own[1].result.configuration, (0.9, 0.9))
+    other = replace(other, folder=other.folder.with_name("from another cache"))
+    names = {"a": str(tmp_path / own[0].folder.name), "b": str(tmp_path / own[1].folder.name)}
+    place(tmp_path, design="greedy", space=space, outcome={"runs": names})
+    runs = [moved(r, tmp_path) for r in (*own, other)]
+    assert [pair.sign for pair in replay_case(case(runs)).outcome.pairs] == [-1]
+    place(tmp_path, design="greedy", space=space)
+    assert [pair.sign for pair in replay_case(case(runs)).outcome.pairs] == [1]
+
+
+def test_a_record_holds_wherever_the_first_run_lies_and_two_are_no_record(tmp_path):
+    runs = place(tmp_path / "b")
+    elsewhere = replace(runs[0], folder=tmp_path / "a/students/base/alone")
+    assert replay_case(case([elsewhere, *runs])).searched.source == "recorded by the search"
+    place(tmp_path / "a")
+    assert replay_case(case([elsewhere, *runs])).searched.source == "inferred from the runs, which are of 2 searches"
+
+
+def test_without_a_run_of_the_searching_seed_another_decides_and_that_is_said(tmp_path):
+    runs = place(tmp_path, seeds=(7, 0))
+    found = replay_case(case(runs))
+    assert found.trials.seeds == (0,)
+    assert found.trials.notes == (
+        "d00, base: no run has seed 7, by which the search decided; the others' seeds decide",
+    )
+
+
+def test_hard_labels_are_not_missed_where_the_search_was_without_them(tmp_path):
+    for hard, wanted in ((True, ["hard"]), (False, [])):
+        runs = place(tmp_path, space=replace(SPACE, hard=hard))
+        played = play(case([r for r in runs if r.result.configuration.alpha > 0]))
+        assert [m.wanted_by for m in missing([played], None) if m.wanted_by == "hard"] == wanted
 
 
 @pytest.mark.parametrize(

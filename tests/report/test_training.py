@@ -17,7 +17,7 @@ from kdcache.report.training import differing, learning_rate, settings, split, w
 from kdcache.report.two_runs import Sides, sides_of, two_runs
 from kdcache.report.unavailable import unavailable
 from tests.report.conftest import write
-from tests.report.synthetic import run
+from tests.report.synthetic import additive, full_case, run
 
 CE = Configuration(tau_t=4.0)
 
@@ -36,7 +36,7 @@ def recorded(result, training):
 
 def test_settings_of_speed_and_the_tuned_rate_are_no_other_way():
     whole = {"epochs": 3, "learning_rate": 1e-4, "micro_batch_size": 4, "zero_stage": 2, "fused": "no"}
-    assert settings(whole) == {"epochs": 3}
+    assert settings(whole | {"deepspeed": None}) == settings(whole | {"epochs": 3.0}) == {"epochs": "3"}
     assert settings(None) == settings({}) == {}
     assert learning_rate(whole) == 1e-4
     assert learning_rate({"learning_rate": None}) is learning_rate(7) is None
@@ -78,6 +78,45 @@ def test_each_way_is_a_case_of_its_own_and_this_is_said():
     study = examine(cases, resamples=50, seed=0)
     assert [len(table.rows) for table in study.cases] == [2, 1]
     assert [effect.differences for effect in study.effects if effect.choice == "targets"] == [pytest.approx((0.1,))]
+
+
+def test_a_stray_run_of_another_way_changes_nothing_that_is_said_over_cases():
+    whole = [moved(full_case(additive(0.02, 0.01, 0.0), dataset=name), epochs=3) for name in ("a", "b")]
+    stray = moved([run(CE, (0.9, 0.9), dataset="a")], epochs=5)
+
+    def found(*more):
+        return examine(group_cases([*whole[0], *whole[1], *more]), resamples=50, seed=0).findings
+
+    before, after = found(), found(*stray)
+    assert [c.name for c in after.cases] == ["a, base (epochs 3)", "a, base (epochs 5)", "b, base"]
+    assert [(a.a, a.b, a.mean) for a in after.across] == [(a.a, a.b, a.mean) for a in before.across]
+    assert [(r.label, r.mean, r.of) for r in after.regret] == [(r.label, r.mean, r.of) for r in before.regret]
+    assert [(s.rule, s.tau, s.regret_mean) for s in after.stable] == [
+        (s.rule, s.tau, s.regret_mean) for s in before.stable
+    ]
+    assert [d.values for d in after.figure1] == [d.values for d in before.figure1]
+
+
+def moved(runs, **training):
+    """Runs that recorded how they were trained, in folders of their own."""
+    found = runs if isinstance(runs, list) else runs.runs
+    return [
+        replace(r, folder=r.folder.with_name(f"{r.folder.name} {training}"), result=recorded(r.result, training))
+        for r in found
+    ]
+
+
+def test_no_two_ways_read_alike():
+    runs = [trained(epochs=3), trained(epochs=3, deepspeed=None), trained(epochs=3, weight_decay=0.1)]
+    runs += [trained(epochs=3, weight_decay=0.1000001), trained(epochs=3.0)]
+    labels = [label for label, _ in split([(r, r.result) for r in runs])]
+    assert labels == ["no weight_decay", "weight_decay 0.1", "weight_decay 0.1000001"]
+
+
+def test_a_student_of_one_name_made_from_another_model_is_another_way():
+    one, two = trained(epochs=3), trained(epochs=3, seed=1)
+    two = replace(two, result=replace(two.result, extra={**two.result.extra, "model": "1a2b"}))
+    assert [label for label, _ in split([(r, r.result) for r in (one, two)])] == ["no model", "model 1a2b"]
 
 
 def test_two_runs_that_were_trained_in_two_ways_are_compared_with_that_said(tmp_path: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kdcache.core.configuration import Configuration
 from kdcache.report.choices import Effect
 from kdcache.report.gain import Gain
@@ -141,6 +143,16 @@ def test_few_seeds_ask_for_those_that_others_have(run_writer):
     )
     assert warning.startswith("FEW SEEDS. 2 of 2 configurations have fewer than 3 seeds.")
     assert warning.endswith("Next: train them again with --seed 0, then compare again.")
+
+
+def test_few_seeds_of_what_was_only_tuned_over_are_no_alarm(run_writer):
+    folders = [run_writer(f"a{seed}", CE, 0.9, seed=seed) for seed in (0, 1, 2)]
+    folders.append(run_writer("b", replace(CE, tau_t=8.0), 0.7))
+    assert seed_warning(study_of(*folders)) == (
+        "Every candidate of the searches has at least 3 seeds. 1 other configuration, tried while a temperature or "
+        "learning rate was tuned, has fewer: the interval in its row holds the choice of test examples only."
+    )
+    assert seed_warning(study_of(*folders, run_writer("c", HARD, 0.6))).startswith("FEW SEEDS. 2 of 3")
 
 
 def test_remarks_name_forwards_approximations_and_what_is_left_out(run_writer):

@@ -182,6 +182,24 @@ def test_a_ray_task_that_dies_is_named(recipe: Recipe, monkeypatch: pytest.Monke
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
+def test_a_ray_task_is_said_to_begin_when_it_does_and_not_when_it_is_queued(recipe: Recipe) -> None:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=1, log_to_driver=False, logging_level="ERROR")
+    begun: list[Job] = []
+    try:
+        executor = ray_executor.RayTasks(recipe, cpus=1, started=begun.append)
+        jobs = [recipe.bench().job("half", request(seed)) for seed in (0, 1)]
+        for one in jobs:
+            executor.submit(one)
+        assert (executor.slots, begun) == (1, [])
+        ended = [executor.wait().job for _ in jobs]
+        assert begun == ended
+        executor.close()
+    finally:
+        ray.shutdown()
+
+
 def _die(recipe: tuple[bytes, str], job: Job, begun: object) -> Report:
     os._exit(3)
 

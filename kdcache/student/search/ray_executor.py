@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pickle
@@ -46,9 +47,10 @@ class RayTasks:
         # A task that failed is reported, never repeated in silence.
         self._task = self._ray.remote(num_cpus=cpus, num_gpus=1 if gpus else 0, max_retries=0)(_train)
         self._recipe = self._ray.put((pickle.dumps(recipe), str(Path.cwd())))
-        self._begun = self._ray.remote(num_cpus=0)(Begun).remote()
+        self._begun = self._ray.remote(num_cpus=0, max_restarts=-1)(Begun).remote()
         self._running: dict[Any, Job] = {}
         self._started = started
+        self._said: set[Path] = set()
 
     def submit(self, job: Job) -> None:
         """Queue a job; Ray starts it where there is room."""
@@ -59,16 +61,27 @@ class RayTasks:
         ended: list[Any] = []
         while not ended:
             ended = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK)[0]
-            for job in self._ray.get(self._begun.take.remote()):
-                self._started(job)
+            self._hear()
         done = ended[0]
         job = self._running.pop(done)
+        self._say(job)  # it began, whether or not that was heard
         try:
             report: Report = self._ray.get(done)
         except self._ray.exceptions.RayError as error:
             text = " ".join(str(error).split())
             report = Report(job=job, value=None, error=f"its Ray task ended: {text[-300:]}")
         return report
+
+    def _hear(self) -> None:
+        """Say which tasks have begun; where nobody can tell, that is said when they end."""
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            for job in self._ray.get(self._begun.take.remote(), timeout=LOOK):
+                self._say(job)
+
+    def _say(self, job: Job) -> None:
+        if job.folder not in self._said:
+            self._said.add(job.folder)
+            self._started(job)
 
     def close(self) -> None:
         """Cancel what still runs, and leave the cluster."""
@@ -96,7 +109,7 @@ class Begun:
 
 def _train(recipe: tuple[bytes, str], job: Job, begun: Any) -> Report:
     """A task. Its process serves many and keeps what they share."""
-    importlib.import_module("ray").get(begun.note.remote(job))
+    begun.note.remote(job)
     return _bench(*recipe).train(job)
 
 

@@ -8,10 +8,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kdcache.core.config import plain
+from kdcache.core.config import digest, plain
 from kdcache.core.design import WORST, Best
 from kdcache.core.errors import ConfigError, TrainingError
-from kdcache.core.search_record import SearchRecord, write_record
+from kdcache.core.search_record import SearchRecord, begin_record, write_record
 from kdcache.student.plan import StudentConfig
 from kdcache.student.search import estimate, preview
 from kdcache.student.search.driver import Driver, Executor, Job, Report, names
@@ -104,6 +104,7 @@ class Search:
         return SearchRecord(
             code=__version__,
             student=student,
+            model=digest(self.file.models.student(student), length=8),
             design=self.config.design,
             space=self.config.space(),
             seeds=self.seeds,
@@ -133,7 +134,7 @@ def run(file: RunFile, how: How, say: Say) -> dict[str, Found]:
     with journal.alone():
         records = {student: search.record(student) for student in search.students}
         for record in records.values():
-            write_record(file.out, record)
+            begin_record(file.out, record)
         driver, found = _drive(search, journal, say)
         for student, one in found.items():
             folders = {r.job.label: f for f, r in driver.reports.items() if r.job.config.student == student}
