@@ -1,6 +1,7 @@
 """Run folders -> checked runs, grouped into test cases. The only file of the report that reads.
 
-A test case is (dataset, student): its runs share the examples, the metric and the test set, or are refused.
+A test case is (dataset, student, way of training): its runs share the examples, the metric and the test set, or are
+refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a finished search may have tried: read from `search.json`, or inferred from the runs; and its replay.
+"""What a finished search may have tried: read from the record of the search, or inferred from the runs; and its replay.
 
 `kdcache search` writes `search/<student>.json` into the folder of the study, beside `students`. Runs that were trained
 one by one have none: then the space is what the runs span, and only choices with both sides among them are in it.

@@ -57,11 +57,16 @@ def noise_floor(found: Findings) -> tuple[float, int] | None:
     return Z * math.sqrt(2 / seeds) * float(np.median(sds)), seeds
 
 
+def contested(found: Findings) -> int:
+    """Cases with more than one candidate: those over which configurations are judged."""
+    return sum(len(case.candidates) > 1 for case in found.cases)
+
+
 def _recommendation(found: Findings) -> list[str]:
     """Which configuration to use, and what it costs to take it without a search."""
     per_case = {s.rule: s for s in found.stable if s.tau == "per case"}
     stable = per_case.get("in sample")
-    total = len(found.cases)
+    total = contested(found)
     if stable is not None and stable.cases == total:
         return [*_use(stable, per_case.get("leave one dataset out"), found), *_doubts(stable, found)]
     row = next((r for r in found.regret if r.kind != "rule" and r.cases == total), None)
@@ -86,7 +91,7 @@ def _recommendation(found: Findings) -> list[str]:
 
 
 def _use(stable: Stable, out: Stable | None, found: Findings) -> list[str]:
-    total = len(found.cases)
+    total = contested(found)
     tested = out if out is not None and out.cases == total else None
     told = tested or stable
     firm = tested is None or 2 * tested.cells.get(stable.label, 0) >= total
@@ -140,7 +145,7 @@ def _doubts(stable: Stable, found: Findings) -> list[str]:
             f"The votes that chose it are no further from a coin's than {p_text(min(known)[0])} ({min(known)[1]})."
         )
     label = f"{stable.label}, tau tuned"
-    total = len(found.cases)
+    total = contested(found)
     rows = [r for r in found.regret if r.kind == "tuned" and r.label == label and r.cases == total]
     return [*said, *_noise(rows[0] if rows else None, found, regret=stable.regret_mean)]
 
@@ -155,7 +160,7 @@ def _noise(row: RegretRow | None, found: Findings, *, regret: float | None = Non
     size, seeds = floor
     said = f"Differences below {percent(size)} between two configurations of {count(seeds, 'seed')} are seed noise"
     mean = row.mean if row is not None else regret
-    total = len(found.cases)
+    total = contested(found)
     others = [r for r in found.regret if r.kind != "rule" and r.cases == total and r is not row]
     if mean is None or not others:
         return [f"{said}."]
