@@ -4,7 +4,8 @@ Words used below: a *case* is (dataset, student, way of training), named `datase
 without its temperature (loss, teacher, tau_s); a *candidate* is what a search chooses among: a tuned cell, or the best
 cell at an alpha under 1. *By test* is an oracle that nobody can follow, *by validation* is what a user can do. Gains
 are in per cent, `100 (score / baseline - 1)`, positive where the score is better, whatever the metric's direction.
-Scores are in the metric's own unit. None stands for what cannot be computed; `Findings.unavailable` says why, in sentences.
+Scores are in the metric's own unit. None stands for what cannot be computed; `Findings.unavailable` says why, in
+sentences.
 """
 
 from __future__ import annotations
