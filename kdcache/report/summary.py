@@ -116,8 +116,11 @@ def _use(stable: Stable, out: Stable | None, found: Findings) -> list[str]:
     temperature = one["in sample"].temperature if "in sample" in one else None
     fixed = one.get(told.rule)
     if fixed is not None and temperature is not None:
+        own = f"tau_t = {temperature:g}"
+        if fixed is not one["in sample"]:  # others may choose another one
+            own = f"all cases choose {own}, whose own regret is {percent(one['in sample'].regret_mean)}"
         said.append(
-            f"With one temperature for all (tau_t = {temperature:g}), judged in the same way, regret is "
+            f"With one temperature for all ({own}), judged in the same way, regret is "
             f"{percent(fixed.regret_mean)} on average, {percent(fixed.regret_worst)} at worst ({fixed.worst_case})."
         )
     return said
