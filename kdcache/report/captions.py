@@ -71,4 +71,4 @@ def deciles_text(curves: Sequence[Deciles]) -> str:
 def left_out(curves: Sequence[Deciles]) -> str:
     """Cases that a curve lacks; empty where none does."""
     most = max(len(curve.left_out) for curve in curves)
-    return f" Left out for want of a training: up to {count(most, 'case')}." if most else ""
+    return f" Left out, for want of a training or of a baseline above 0: up to {count(most, 'case')}." if most else ""

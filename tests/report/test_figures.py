@@ -244,7 +244,7 @@ def test_a_band_says_where_its_noise_is_from_and_no_band_why(many):
 def test_cases_that_a_curve_lacks_are_counted(many):
     short = tuple(replace(curve, left_out=("d99, s0",)) for curve in many.findings.figure1)
     caption = next(d.caption for d in gallery(changed(many, figure1=short)) if d.name == "figure-1")
-    assert "Left out for want of a training: up to 1 case." in caption
+    assert "Left out, for want of a training or of a baseline above 0: up to 1 case." in caption
 
 
 def test_few_cases_have_figures_of_their_own_and_many_do_not(many, few):
