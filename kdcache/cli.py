@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import shell_complete
 
 from kdcache.core.errors import LaunchError
 from kdcache.ending import end
@@ -29,6 +30,10 @@ from kdcache.version import __version__
 if TYPE_CHECKING:
     from kdcache.training.launch import Launch
     from kdcache.training.run import RunFile
+
+
+COMPLETE = "_KDCACHE_COMPLETE"
+"""Set by a shell that wants completions, or its script for them: click's protocol."""
 
 
 class Ordered(click.Group):
@@ -265,6 +270,9 @@ def _first() -> bool:
 
 def _run(arguments: Sequence[str]) -> int:
     """What `cli.main` does, without its own end, which takes every broken pipe for a reader of our output that left."""
+    asked = os.environ.get(COMPLETE)
+    if asked:
+        return shell_complete(cli, {}, "kdcache", COMPLETE, asked)
     try:
         with cli.make_context("kdcache", list(arguments), obj=arguments) as context:
             cli.invoke(context)

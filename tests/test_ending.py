@@ -115,3 +115,24 @@ def test_the_number_that_a_command_returns_is_its_code(capsys: pytest.CaptureFix
 
 def _refuses() -> None:
     raise RunError("no run")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words", "position", "expected"),
+    [
+        ("bash_source", "", "0", "_kdcache_completion() {"),
+        ("bash_complete", "kdcache train-s", "1", "plain,train-student"),
+        ("bash_complete", "kdcache search --jo", "2", "plain,--jobs"),
+    ],
+)
+def test_shells_complete_commands_and_options(asked: str, words: str, position: str, expected: str) -> None:
+    told = {"_KDCACHE_COMPLETE": asked, "COMP_WORDS": words, "COMP_CWORD": position}
+    done = subprocess.run(
+        [sys.executable, "-m", "kdcache"],
+        env={**os.environ, **told},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines()[0] == expected
