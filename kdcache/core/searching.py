@@ -36,7 +36,7 @@ def greedy(space: Space) -> Search:
 def factorial(space: Space) -> Search:
     """All eight cells, each tuned, and lazy's four at tau 1: the only design with clean main effects."""
     values: Values = {}
-    lazy = [_fixed(cell, space, values) for cell in LAZY]
+    lazy = [fixed(cell, space, values) for cell in LAZY]
     cells = [tune(cell, space, values) for cell in grid()]
     hard, found = yield from _with_hard([*cells, *lazy], space, values)
     candidates = found[: len(cells)]
@@ -154,7 +154,7 @@ def _tune_rates(configuration: Configuration, space: Space, values: Values) -> T
     return Best(cell=configuration, trial=best, value=values[best], trials=trials)
 
 
-def _fixed(configuration: Configuration, space: Space, values: Values) -> Tuning:
+def fixed(configuration: Configuration, space: Space, values: Values) -> Tuning:
     """One trial that nothing is tuned of."""
     trial = _trial(configuration, space.learning_rates[0])
     yield from _run([trial], values)

@@ -76,7 +76,8 @@ def _pair_gain(case: Played, pair: Pair) -> float | None:
 
 
 def figure3(played: Sequence[Played], stable: Answer | None, null: Bands) -> Figure3:
-    """Stable, random and lazy over the best by validation, and how often stable is at least as good."""
+    """Stable, random and lazy over the best by validation, and how often stable is at least as good, over cases of
+    several candidates."""
 
     def over_best(name: str, scores: Sequence[float | None], band: Bands) -> Deciles | None:
         best = [case.picked("validation").test() for case in played]
@@ -88,7 +89,7 @@ def figure3(played: Sequence[Played], stable: Answer | None, null: Bands) -> Fig
     return Figure3(
         stable=over_best("stable", per_case, null),
         stable_global=over_best("stable at one tau", one_tau, null),
-        random=over_best("random", [c.random if len(c.candidates) > 1 else None for c in played], no_null),
+        random=over_best("random", [c.random for c in played], no_null),
         lazy=over_best("lazy", [case.lazy_score for case in played], no_null),
         share=share(played, stable, "per case", "validation"),
         share_global=share(played, stable, "global", "validation"),

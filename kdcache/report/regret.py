@@ -17,7 +17,7 @@ Kind = Literal["fixed", "tuned", "rule"]
 
 
 def regret_rows(played: Sequence[Played]) -> tuple[RegretRow, ...]:
-    """Every row, those known in the most cases first, then by least mean.
+    """Every row over cases of several candidates, those known in the most cases first, then by least mean.
 
     regret = -100 (score / best - 1), best: the best candidate of the case by test score
     """
@@ -72,9 +72,8 @@ def _tuned(played: Sequence[Played]) -> list[RegretRow | None]:
 
 
 def _rules(played: Sequence[Played]) -> list[RegretRow | None]:
-    several = [(case, case.random if len(case.candidates) > 1 else None) for case in played]
     return [
         _row("search, by validation", "rule", [(c, c.picked("validation").test()) for c in played], len(played)),
-        _row("random candidate", "rule", several, len(played)),
+        _row("random candidate", "rule", [(c, c.random) for c in played], len(played)),
         _row("lazy", "rule", [(c, c.lazy_score) for c in played], len(played)),
     ]

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from kdcache.cache.loader import Loader
-from kdcache.core.config import digest
 from kdcache.core.results import RunResult, write_json, write_run
 from kdcache.core.types import Evaluation
 from kdcache.losses.objective import Objective
@@ -217,7 +216,7 @@ def _result(
             "teachers": teachers,
             "fidelity": selected.fidelity,
             "training": training,
-            "model": digest(file.models.student(planned.name), length=8),
+            "model": file.models.student_digest(planned.name),
             "torch": torch.__version__,
         },
     )

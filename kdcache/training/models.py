@@ -15,6 +15,7 @@ import huggingface_hub
 import torch
 import transformers
 
+from kdcache.core.config import digest
 from kdcache.core.errors import ConfigError, ModelError
 from kdcache.core.types import Item
 
@@ -58,6 +59,10 @@ class ModelsConfig:
 
     teacher: ModelSource
     students: Mapping[str, StudentSource] = field(default_factory=dict)
+
+    def student_digest(self, name: str) -> str:
+        """Of what a student is made from, 8 hex digits: runs and searches record it, to be told apart by it."""
+        return digest(self.student(name), length=8)
 
     def student(self, name: str) -> StudentSource:
         """The student of that name.

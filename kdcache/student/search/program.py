@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from kdcache.core.configuration import Configuration
 from kdcache.core.design import LAZY, WORST, Best, Outcome, Space, Trial, grid
-from kdcache.core.searching import DESIGNS, side_by_side, tune
+from kdcache.core.searching import DESIGNS, fixed, side_by_side, tune
 from kdcache.student.search.settings import Completion, SearchConfig
 
 R = TypeVar("R")
@@ -88,13 +88,12 @@ def _under(
 
 
 def _complete(what: Completion, space: Space) -> Asking[tuple[Best, ...]]:
-    if what == "lazy":
-        trials = _lazy(space)
-        values = yield trials
-        return tuple(Best(cell=t.configuration, trial=t, value=values[t], trials=(t,)) for t in trials)
     known: dict[Trial, float] = {}
-    cells = (STABLE,) if what == "stable" else grid()
-    return tuple((yield from side_by_side([tune(cell, space, known) for cell in cells])))
+    if what == "lazy":
+        tunings = [fixed(cell, space, known) for cell in LAZY]
+    else:
+        tunings = [tune(cell, space, known) for cell in ((STABLE,) if what == "stable" else grid())]
+    return tuple((yield from side_by_side(tunings)))
 
 
 def _lazy(space: Space) -> tuple[Trial, ...]:

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kdcache.core.config import digest, plain
+from kdcache.core.config import plain
 from kdcache.core.design import WORST, Best
 from kdcache.core.errors import ConfigError, TrainingError
 from kdcache.core.search_record import SearchRecord, begin_record, write_record
@@ -104,7 +104,7 @@ class Search:
         return SearchRecord(
             code=__version__,
             student=student,
-            model=digest(self.file.models.student(student), length=8),
+            model=self.file.models.student_digest(student),
             design=self.config.design,
             space=self.config.space(),
             seeds=self.seeds,
