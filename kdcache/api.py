@@ -4,7 +4,7 @@
     objective = kdcache.Objective(loss="ce", tau_t=4, tau_s=1)
     for batch in cache.loader(split="train", batch_size=32, seed=0):
         logits = student(**batch.inputs).logits
-        objective(logits, batch.targets, batch.labels).total.backward()
+        objective(logits, batch.targets, batch.labels, facts=batch.facts).total.backward()
 
 B items  L tokens  R rows
 """
@@ -28,6 +28,7 @@ from kdcache.core.errors import ConfigError
 from kdcache.core.order import epoch_order, hash_keys
 from kdcache.core.types import Item, PackedRows
 from kdcache.losses import rule
+from kdcache.losses.facts import Facts
 from kdcache.losses.objective import Objective
 from kdcache.losses.packed import PackedTargets, Teacher
 from kdcache.losses.targets import Mixture, Targets
@@ -45,12 +46,14 @@ class Batch:
         labels: gold classes of the rows, int64 [R], -100 where there is none.
         targets: the teacher's rows, or null where the cache was opened without a teacher.
         positions: int64 [R, 2], (item, token) where each row is read; classification reads one row an item.
+        facts: of the rows; given to the objective, no step waits for the device.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     targets: Targets | Mixture | None
     positions: Tensor
+    facts: Facts
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device."""
@@ -59,6 +62,7 @@ class Batch:
             labels=self.labels.to(device),
             targets=None if self.targets is None else self.targets.to(device),
             positions=self.positions.to(device),
+            facts=self.facts,
         )
 
 
@@ -224,7 +228,13 @@ class TeacherCache:
             teachers = tuple(self._teachers[name] for name in self.teachers)
             packed = PackedTargets(rows=tuple(rows), teachers=teachers, weight=self.teacher_weight)
         batch = collate(items, pad_token_id=self.pad_token_id, packed=packed).to(torch.device("cpu"))
-        return Batch(inputs=batch.inputs, labels=batch.labels_R, targets=batch.targets, positions=batch.positions_R2)
+        return Batch(
+            inputs=batch.inputs,
+            labels=batch.labels_R,
+            targets=batch.targets,
+            positions=batch.positions_R2,
+            facts=batch.facts,
+        )
 
     def dataset(self, split: str) -> CacheDataset:
         """A split as a map-style dataset."""

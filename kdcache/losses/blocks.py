@@ -1,7 +1,7 @@
 """L1 and L2 of a block of rows: the value, and the gradient written into a buffer while the block is in cache.
 
 What differs between stores is how a teacher's rows meet the student's logits; each has a class here. Formulas are in
-`divergence`, the walk over blocks in `kernel`.
+`divergence`, the walk over blocks in `work`.
 
 B rows of a block  V classes  K kept  J entries
 """
@@ -13,6 +13,14 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+FREE_TO_LOOK = {"cpu"}
+"""Devices whose values can be looked at without waiting for them; there a look may save a pass over [B, V]."""
+
+
+def may_look(tensor: Tensor) -> bool:
+    """Whether a branch may depend on a tensor's values."""
+    return tensor.device.type in FREE_TO_LOOK
 
 
 class Scratch:
@@ -59,7 +67,8 @@ class Block:
         Args:
             tau: student temperature.
             likely_BK: some classes of each row. The log-sum-exp is logit minus log-probability of the best of them,
-                exact wherever its probability is a normal number; that saves two passes over the block.
+                exact wherever its probability is a normal number; that saves two passes over the block where values may
+                be looked at.
         """
         source_BV, count = self.logits_BV, len(self.labels_B)
         if self.valid_BV is not None:
@@ -68,10 +77,11 @@ class Block:
         elif tau != 1 or self.gradient_BV.data_ptr() == source_BV.data_ptr():
             source_BV = torch.mul(source_BV, 1 / tau, out=self.scratch.get("tempered", count))
         torch.softmax(source_BV, dim=1, out=self.gradient_BV)
-        best_B = self.gradient_BV.gather(1, likely_BK).amax(dim=1)
-        if bool((best_B < torch.finfo(best_B.dtype).tiny * 1e13).any()):
-            return source_BV.amax(dim=1) - self.gradient_BV.amax(dim=1).log(), source_BV
-        return source_BV.gather(1, likely_BK).amax(dim=1) - best_B.log(), source_BV
+        if may_look(source_BV):
+            best_B = self.gradient_BV.gather(1, likely_BK).amax(dim=1)
+            if not bool((best_B < torch.finfo(best_B.dtype).tiny * 1e13).any()):
+                return source_BV.gather(1, likely_BK).amax(dim=1) - best_B.log(), source_BV
+        return source_BV.amax(dim=1) - self.gradient_BV.amax(dim=1).log(), source_BV
 
     def gold(self) -> Tensor:
         """Logits of the gold classes, [B]."""

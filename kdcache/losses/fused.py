@@ -17,13 +17,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from kdcache.core.errors import TrainingError
+from kdcache.losses.autograd import times
+from kdcache.losses.gpu.products import add_product
 from kdcache.losses.head import Head
-from kdcache.losses.kernel import RowLosses, Work
+from kdcache.losses.work import RowLosses, Work
 
 CHUNK_ELEMENTS = {"cpu": 1 << 24}
 """Logits of a chunk: 64 MB of float32, 128 rows of 131,072 classes: enough rows for a matrix product."""
-LARGE_CHUNK_ELEMENTS = 1 << 27
-"""Of other devices: 512 MB of float32, 1,024 rows of 131,072 classes."""
+LARGE_CHUNK_BYTES = 1 << 29
+"""Of other devices: 512 MB, 2,048 rows of 131,072 classes in 16 bits."""
 
 
 def head_losses(hidden_RD: Tensor, head: Head, work: Work) -> RowLosses:
@@ -32,7 +34,7 @@ def head_losses(hidden_RD: Tensor, head: Head, work: Work) -> RowLosses:
     Args:
         hidden_RD: of the student, in the dtype of the head's weight.
         head: of the student.
-        work: see `kernel.plan`.
+        work: see `work.plan`.
 
     Returns:
         `total` is the sum over rows, a scalar; the others are [R].
@@ -52,7 +54,7 @@ class _HeadLosses(torch.autograd.Function):
         ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, head: Head, work: Work
     ) -> tuple[Tensor, ...]:
         sums = _Gradients(hidden_RD, weight_VD, bias_V, wanted=ctx.needs_input_grad[:3], dtype=work.dtype)
-        limit = CHUNK_ELEMENTS.get(hidden_RD.device.type, LARGE_CHUNK_ELEMENTS)
+        limit = CHUNK_ELEMENTS.get(hidden_RD.device.type, LARGE_CHUNK_BYTES // hidden_RD.element_size())
         step = max(1, limit // max(1, head.num_classes))
         parts = []
         for start in range(0, len(hidden_RD), step):
@@ -109,10 +111,7 @@ class _Gradients:
         if self._hidden is not None:
             torch.mm(gradient_CV, weight_VD, out=self._hidden[start : start + len(chunk_CD)])
         if self._weight is not None:
-            if gradient_CV.dtype == self._weight.dtype:
-                self._weight.addmm_(gradient_CV.T, chunk_CD)  # no second [V, D]
-            else:
-                self._weight.add_(gradient_CV.T @ chunk_CD)
+            add_product(self._weight, gradient_CV.T, chunk_CD)  # no second [V, D]
         if self._bias is not None:
             self._bias.add_(gradient_CV.sum(dim=0, dtype=self._bias.dtype))
 
@@ -120,8 +119,8 @@ class _Gradients:
         """The gradients times the factor of the total, in their tensors' dtypes."""
         found: list[Tensor | None] = []
         for gradient, dtype in zip((self._hidden, self._weight, self._bias), self._dtypes, strict=True):
-            if gradient is not None and not (factor.device.type == "cpu" and factor == 1):
-                gradient.mul_(factor)
+            if gradient is not None:
+                times(gradient, factor)
             found.append(None if gradient is None else gradient.to(dtype))
         return tuple(found)
 

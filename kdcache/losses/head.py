@@ -5,7 +5,7 @@ R rows  V classes  D hidden size
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Head:
     bias_V: Tensor | None = None
     scale: float = 1.0
     soft_cap: float | None = None
+    _lowered: dict[torch.dtype, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def num_classes(self) -> int:
@@ -42,6 +43,19 @@ class Head:
             logits_RV = logits_RV * self.scale
         if self.soft_cap is not None:
             logits_RV = torch.tanh(logits_RV / self.soft_cap) * self.soft_cap
+        return logits_RV
+
+    def logits_in(self, hidden_RD: Tensor, dtype: torch.dtype) -> Tensor:
+        """Logits computed and rounded in a dtype, [R, V]; a copy of the weights in it is made once and kept."""
+        if dtype == torch.float32:
+            return self.logits(hidden_RD.float())
+        if dtype not in self._lowered:
+            self._lowered[dtype] = self.weight_VD.to(dtype), None if self.bias_V is None else self.bias_V.to(dtype)
+        logits_RV = functional.linear(hidden_RD.to(dtype), *self._lowered[dtype])
+        if self.scale != 1.0:
+            logits_RV *= self.scale
+        if self.soft_cap is not None:
+            logits_RV = logits_RV.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
         return logits_RV
 
     def to(self, device: torch.device | str) -> Head:

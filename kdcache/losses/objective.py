@@ -18,12 +18,15 @@ from torch import Tensor
 from kdcache.core.configuration import Configuration
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.types import IGNORE
-from kdcache.losses import fused, kernel
+from kdcache.losses import autograd, fused
+from kdcache.losses import facts as finding
+from kdcache.losses import work as working
 from kdcache.losses.divergence import Distance
+from kdcache.losses.facts import Facts
 from kdcache.losses.head import Head
-from kdcache.losses.kernel import RowLosses, Work
 from kdcache.losses.rule import Tail
 from kdcache.losses.targets import Mixture, Targets
+from kdcache.losses.work import RowLosses, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,7 @@ class Objective(Configuration):
         weights_R: Tensor | None = None,
         num_rows: int | None = None,
         num_labels: int | None = None,
+        facts: Facts | None = None,
         in_place: bool = False,
     ) -> Losses:
         """Loss of one micro-batch.
@@ -82,6 +86,8 @@ class Objective(Configuration):
             weights_R: 0 for rows of fillers, 1 otherwise.
             num_rows: rows with a teacher in the whole step over ranks and accumulation; default: of this batch.
             num_labels: rows with a label in the whole step; default: of this batch.
+            facts: of the rows, as kdcache's batches bring them; default: they are looked for, which waits for the
+                device. With them nothing in a step waits.
             in_place: the logits are not needed again and may become their own gradient, which saves [R, V].
 
         Returns:
@@ -94,8 +100,10 @@ class Objective(Configuration):
         dtype = torch.float64 if logits_RV.dtype == torch.float64 else torch.float32
         # Half of float16's range is lost to 1/rows; there the mean is taken after the gradient's rows are scaled.
         unit = self._unit(counts) if logits_RV.dtype == torch.float16 else 1.0
-        work = self._plan((logits_RV.shape[0], logits_RV.shape[1]), targets, labels_R, counts, unit=unit, dtype=dtype)
-        return self._sums(kernel.row_losses(logits_RV, work, in_place=in_place), counts, unit=unit)
+        shape = (logits_RV.shape[0], logits_RV.shape[1])
+        facts = facts or self._look(shape, targets, labels_R, weights_R)
+        work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
+        return self._sums(autograd.row_losses(logits_RV, work, in_place=in_place), counts, unit=unit)
 
     def from_hidden(
         self,
@@ -107,6 +115,7 @@ class Objective(Configuration):
         weights_R: Tensor | None = None,
         num_rows: int | None = None,
         num_labels: int | None = None,
+        facts: Facts | None = None,
     ) -> Losses:
         """The same loss from what enters the student's output head; [R, V] is never held.
 
@@ -118,6 +127,7 @@ class Objective(Configuration):
             weights_R: 0 for rows of fillers.
             num_rows: rows with a teacher in the whole step.
             num_labels: rows with a label in the whole step.
+            facts: of the rows.
 
         Raises:
             IncompatibleTargets: as in a call.
@@ -125,7 +135,9 @@ class Objective(Configuration):
         counts = _Counts.of(labels_R, weights_R, num_rows, num_labels)
         dtype = torch.float64 if hidden_RD.dtype == torch.float64 else torch.float32
         unit = self._unit(counts) if hidden_RD.dtype == torch.float16 else 1.0
-        work = self._plan((hidden_RD.shape[0], head.num_classes), targets, labels_R, counts, unit=unit, dtype=dtype)
+        shape = (hidden_RD.shape[0], head.num_classes)
+        facts = facts or self._look(shape, targets, labels_R, weights_R)
+        work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
         return self._sums(fused.head_losses(hidden_RD, head, work), counts, unit=unit)
 
     def rows(self, logits_RV: Tensor, targets: Targets | Mixture) -> Tensor:
@@ -142,8 +154,9 @@ class Objective(Configuration):
         ones_R = torch.ones(len(logits_RV), dtype=dtype, device=logits_RV.device)
         none_R = torch.full((len(logits_RV),), IGNORE, device=logits_RV.device)
         distance, shape = Distance.of(self, tail=self.tail), (logits_RV.shape[0], logits_RV.shape[1])
-        work = kernel.plan(shape, targets, none_R, distance, hard_R=None, soft_R=ones_R)
-        return kernel.row_losses(logits_RV, work)
+        facts = self._look(shape, targets, none_R, None)
+        work = working.plan(shape, targets, none_R, distance, facts, hard_R=None, soft_R=ones_R)
+        return autograd.row_losses(logits_RV, work)
 
     def _plan(
         self,
@@ -151,6 +164,7 @@ class Objective(Configuration):
         targets: Targets | Mixture | None,
         labels_R: Tensor,
         counts: _Counts,
+        facts: Facts,
         *,
         unit: float,
         dtype: torch.dtype,
@@ -159,14 +173,24 @@ class Objective(Configuration):
             raise IncompatibleTargets(f"alpha = {self.alpha:g} needs teacher rows; open the cache with a teacher")
         hard_R = counts.labelled_R.to(dtype) * ((1 - self.alpha) / counts.num_labels / unit)
         soft_R = counts.weights_R.to(dtype) * (self.alpha * self.scale / counts.num_rows / unit)
-        return kernel.plan(
+        return working.plan(
             shape,
             targets if self.alpha > 0 else None,
             labels_R,
             Distance.of(self, tail=self.tail),
+            facts,
             hard_R=hard_R if self.alpha < 1 else None,
             soft_R=soft_R,
         )
+
+    def _look(
+        self, shape: tuple[int, int], targets: Targets | Mixture | None, labels_R: Tensor, weights_R: Tensor | None
+    ) -> Facts:
+        """Facts of rows that came without; rows that do not fit each other are left to the plan."""
+        targets = targets if self.alpha > 0 else None
+        if targets is not None and len(targets.num_classes_R) != len(labels_R):
+            return Facts(width=0, ragged=False, unlabelled=False, fillers=False, has_tail=False)
+        return finding.look(labels_R, weights_R, targets, width=shape[1])
 
     def _unit(self, counts: _Counts) -> float:
         """The larger of the two factors of a row."""

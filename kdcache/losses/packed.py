@@ -150,6 +150,12 @@ class PackedTargets:
     teachers: tuple[Teacher, ...]
     weight: float = 0.5
 
+    @property
+    def has_tail(self) -> bool:
+        """Whether some row keeps fewer classes than it has; asks no device."""
+        kept = [rows.arrays for rows in self.rows if "num_kept" in rows.arrays]
+        return any(bool((arrays["num_kept"] < arrays["num_classes"]).any()) for arrays in kept)
+
     def to(self, device: torch.device | str) -> Targets | Mixture:
         """Expanded targets on the device."""
         found = [teacher.unpack(rows, device) for teacher, rows in zip(self.teachers, self.rows, strict=True)]

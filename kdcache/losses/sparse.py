@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdcache.losses import divergence
-from kdcache.losses.blocks import Block, Values, masked
+from kdcache.losses.blocks import Block, Values, masked, may_look
 from kdcache.losses.divergence import Distance
 from kdcache.losses.targets import SparseTargets
 
@@ -90,10 +90,15 @@ class SparseSoftmax:
 
         Summed, not `1 - sum_S q`, which would cancel. A mass near underflow is normalised by itself.
         """
+        has_tail_B = (self._targets.num_classes_R > self._targets.num_kept_R)[block.rows]
+        if not may_look(source_BV):  # each row by itself, as if all were tiny
+            tail_BV = source_BV.scatter(1, own_BK, -torch.inf).masked_fill_(~has_tail_B[:, None], 0.0)
+            log_mass_B = torch.logsumexp(tail_BV, dim=1) - lse_B
+            torch.softmax(tail_BV, dim=1, out=block.gradient_BV)
+            return has_tail_B.to(lse_B.dtype), log_mass_B.masked_fill(~has_tail_B, -torch.inf)
         block.gradient_BV.scatter_(1, own_BK, 0.0)
         mass_B = block.gradient_BV.sum(dim=1)
         log_mass_B = mass_B.log()
-        has_tail_B = (self._targets.num_classes_R > self._targets.num_kept_R)[block.rows]
         tiny_B = has_tail_B & (mass_B < torch.finfo(mass_B.dtype).tiny * 1e13)
         if bool(tiny_B.any()):
             tail_TV = source_BV[tiny_B].scatter_(1, own_BK[tiny_B], -torch.inf)

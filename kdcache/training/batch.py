@@ -18,6 +18,8 @@ from kdcache.cache.loader import Loader, Micro
 from kdcache.core import order
 from kdcache.core.errors import ModelError
 from kdcache.core.types import IGNORE, Item
+from kdcache.losses import facts as finding
+from kdcache.losses.facts import Facts
 from kdcache.losses.packed import PackedTargets, Teacher
 from kdcache.losses.targets import Mixture, Targets
 
@@ -44,8 +46,7 @@ class Batch:
         labels_R: int64, gold classes or -100.
         weights_R: float32, 0 for rows of fillers.
         classes_R: int64, V of each row.
-        ragged: whether rows differ in V; known without asking the device.
-        widest: the largest V.
+        facts: of the rows: known without asking the device.
         targets: teacher rows, or null. `packed` becomes it on the batch's device.
         packed: teacher rows as the cache stores them, still on the CPU; or null.
     """
@@ -55,8 +56,7 @@ class Batch:
     labels_R: Tensor
     weights_R: Tensor
     classes_R: Tensor
-    ragged: bool
-    widest: int
+    facts: Facts
     targets: Targets | Mixture | None = None
     packed: PackedTargets | None = None
 
@@ -74,8 +74,7 @@ class Batch:
             labels_R=_send(self.labels_R, device),
             weights_R=_send(self.weights_R, device),
             classes_R=_send(self.classes_R, device),
-            ragged=self.ragged,
-            widest=self.widest,
+            facts=self.facts,
             targets=targets,
         )
 
@@ -107,14 +106,15 @@ def collate(
     positions = np.stack([owner_R, np.concatenate([item.positions_R for item in items])], axis=1)
     weights = np.ones(len(items), dtype=np.float32) if weights_B is None else weights_B
     classes_R = np.concatenate([item.classes_R for item in items]).astype(np.int64)
+    labels_R = np.concatenate([item.labels_R for item in items]).astype(np.int64)
+    weights_R = weights[owner_R]
     return Batch(
         inputs=inputs,
         positions_R2=torch.from_numpy(positions.astype(np.int64)),
-        labels_R=torch.from_numpy(np.concatenate([item.labels_R for item in items]).astype(np.int64)),
-        weights_R=torch.from_numpy(weights[owner_R]),
+        labels_R=torch.from_numpy(labels_R),
+        weights_R=torch.from_numpy(weights_R),
         classes_R=torch.from_numpy(classes_R),
-        ragged=len(np.unique(classes_R)) > 1,
-        widest=int(classes_R.max(initial=0)),
+        facts=finding.find(labels_R, classes_R, weights_R, has_tail=packed is not None and packed.has_tail),
         packed=packed,
     )
 
@@ -148,14 +148,14 @@ def read_rows(task: RowReader, outputs: Any, batch: Batch) -> Tensor:
         ModelError: the model has fewer classes than a row.
     """
     logits_RV = task.rows(outputs, batch.positions_R2)
-    if logits_RV.shape[1] < batch.widest:
+    if logits_RV.shape[1] < batch.facts.width:
         raise ModelError(
-            f"the model gives {logits_RV.shape[1]:,} classes, but rows have {batch.widest:,}; give it as many: its "
-            f"labels or its vocabulary are not the dataset's"
+            f"the model gives {logits_RV.shape[1]:,} classes, but rows have {batch.facts.width:,}; give it as many: "
+            f"its labels or its vocabulary are not the dataset's"
         )
-    if logits_RV.shape[1] > batch.widest:
-        logits_RV = logits_RV[:, : batch.widest].contiguous()  # a view could not become its own gradient
-    if not batch.ragged:
+    if logits_RV.shape[1] > batch.facts.width:
+        logits_RV = logits_RV[:, : batch.facts.width].contiguous()  # a view could not become its own gradient
+    if not batch.facts.ragged:
         return logits_RV
     other_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device)[None, :] >= batch.classes_R[:, None]
     return logits_RV.masked_fill(other_RV, MASKED)

@@ -71,6 +71,7 @@ class Loss:
                 weights_R=batch.weights_R,
                 num_rows=num_rows,
                 num_labels=num_labels,
+                facts=batch.facts,
                 in_place=True,
             )
         return self._objective.from_hidden(
@@ -81,14 +82,15 @@ class Loss:
             weights_R=batch.weights_R,
             num_rows=num_rows,
             num_labels=num_labels,
+            facts=batch.facts,
         )
 
     def _decide(self, batch: Batch) -> None:
         self._decided = True
-        if self._fused == "auto" and (batch.widest < LARGE_VOCABULARY or batch.ragged):
+        if self._fused == "auto" and (batch.facts.width < LARGE_VOCABULARY or batch.facts.ragged):
             return
         try:
-            spec = heads.split(self._engine.module, num_classes=batch.widest)
+            spec = heads.split(self._engine.module, num_classes=batch.facts.width)
             self._prove(spec, batch)
             self._spec = spec
         except ModelError as error:
@@ -96,7 +98,7 @@ class Loss:
                 raise
             self._log.write("dense", reason=str(error))
         else:
-            self._log.write("fused", head=self._spec.path, classes=batch.widest)
+            self._log.write("fused", head=self._spec.path, classes=batch.facts.width)
 
     def _prove(self, spec: heads.HeadSpec, batch: Batch) -> None:
         """The head's logits must be the model's own, without dropout."""

@@ -36,7 +36,7 @@ def test_padding_is_masked_and_the_loss_is_that_of_each_window_alone():
     random = torch.Generator().manual_seed(0)
     start, end = (torch.randn(2, 5, generator=random) for _ in range(2))
     batch = collate(items, pad_token_id=0)
-    assert batch.ragged
+    assert batch.facts.ragged
     rows = read_rows(TASK, SimpleNamespace(start_logits=start, end_logits=end), batch)
     assert (rows == MASKED).tolist() == [[False] * 3 + [True] * 2] * 2 + [[False] * 5] * 2
     alone = [(start[0, :3], 1), (end[0, :3], 1), (start[1], 4), (end[1], 4)]
@@ -47,7 +47,7 @@ def test_padding_is_masked_and_the_loss_is_that_of_each_window_alone():
 def test_windows_of_one_length_are_not_masked():
     logits = torch.zeros(2, 4)
     batch = collate([window(4), window(4)], pad_token_id=0)
-    assert not batch.ragged
+    assert not batch.facts.ragged
     assert read_rows(TASK, SimpleNamespace(start_logits=logits, end_logits=logits), batch).shape == (4, 4)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from kdcache.core.configuration import Loss
 from kdcache.core.errors import IncompatibleTargets, TrainingError
-from kdcache.losses import kernel
+from kdcache.losses import work
 from kdcache.losses.objective import Objective
 from kdcache.losses.rule import Tail
 from kdcache.losses.targets import Mixture, SparseTargets
@@ -58,7 +58,7 @@ def test_loss_and_gradient_agree_by_finite_differences(
     loss: Loss, tail: Tail, in_blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if in_blocks:
-        monkeypatch.setitem(kernel.BLOCK_ELEMENTS, "cpu", 2 * V)
+        monkeypatch.setitem(work.BLOCK_ELEMENTS, "cpu", 2 * V)
     targets, weights = _targets(), torch.tensor([1.0, 0, 1, 1, 1, 1, 0])
     objective = Objective(loss=loss, tau_t=2.0, tau_s=1.5, alpha=0.6, tail=tail, kd_scale="tau_t^2")
     student = oracle.logits(2, R, V).requires_grad_()

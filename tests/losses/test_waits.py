@@ -1,0 +1,144 @@
+"""A step waits for the device nowhere: what a loss has to know of its rows comes with the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kdcache.core.configuration import Loss
+from kdcache.losses import blocks
+from kdcache.losses.facts import Facts, find
+from kdcache.losses.head import Head
+from kdcache.losses.objective import Objective
+from kdcache.losses.rule import Tail
+from kdcache.losses.targets import HiddenTargets, Mixture, SparseTargets, Targets
+from tests.losses import oracle
+
+R, V, K, D = 7, 60, 9, 8
+CLASSES = torch.tensor([60, 60, 41, 60, 9, 5, 33])
+LABELS = torch.tensor([0, 59, -100, 7, 8, 4, -100])
+WEIGHTS = torch.tensor([1.0, 1, 1, 1, 1, 1, 0])
+FORMS = [("ce", "uniform"), ("ce", "bucket"), ("mse", "uniform"), ("reverse_kl", "bucket"), ("jsd", "bucket")]
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "item", "is_nonzero", "equal", "unique", "bincount")
+"""Operations whose result, or its size, the host must have before it can go on."""
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what would wait for a device, as if the CPU were one."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in WAITS:
+            raise AssertionError(f"{func} waits for the device")
+        if name in ("index", "index_put_", "index_put") and any(
+            isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1]
+        ):
+            raise AssertionError(f"{func} by a mask waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(params=["free to look", "as on a GPU"])
+def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain path as it runs where a look costs a wait."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(blocks, "FREE_TO_LOOK", frozenset())
+
+
+def _facts(*, tail: bool) -> Facts:
+    return find(LABELS.numpy(), CLASSES.numpy().astype(np.int64), WEIGHTS.numpy(), has_tail=tail)
+
+
+def _sparse(dtype: torch.dtype = torch.float32) -> SparseTargets:
+    targets = oracle.keep(oracle.logits(0, R, V), top_k=K, classes=CLASSES)
+    return targets._map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+
+
+def _hidden() -> HiddenTargets:
+    vectors, weight = oracle.logits(3, R, 5).float(), oracle.logits(4, V, 5).float()
+    return HiddenTargets(
+        hidden_RD=vectors,
+        head=Head(weight_VD=weight),
+        num_classes_R=CLASSES,
+        gold_R=torch.full((R,), torch.nan),
+    )
+
+
+def _targets(kind: str) -> Targets | Mixture:
+    if kind == "mixture":
+        return Mixture(first=_sparse(), second=_hidden(), weight=0.4)
+    return _sparse() if kind == "topk" else _hidden()
+
+
+def test_the_watch_finds_what_waits() -> None:
+    ones = torch.ones(3)
+    for wait in (lambda: bool(ones.any()), lambda: ones.nonzero(), lambda: ones[ones > 0], lambda: float(ones.sum())):
+        with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+            wait()
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("kind", ["topk", "hidden"])
+@pytest.mark.parametrize(("loss", "tail"), FORMS)
+def test_a_loss_on_logits_and_its_backward_pass(
+    loss: Loss, tail: Tail, kind: str, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "FREE_TO_LOOK", frozenset())
+    objective = Objective(loss=loss, tau_t=2.0, tau_s=1.5, alpha=0.6, tail=tail)
+    targets, facts, leaf = _targets(kind), _facts(tail=kind == "topk"), oracle.logits(2, R, V).float().requires_grad_()
+    with NoWaiting():
+        given = {"weights_R": WEIGHTS, "num_rows": 6, "num_labels": 5, "facts": facts}
+        losses = objective(leaf * 1.0, targets, LABELS, in_place=in_place, **given)  # type: ignore[arg-type]
+        (losses.total * 2).backward()
+    assert leaf.grad is not None
+
+
+@pytest.mark.parametrize("kind", ["topk", "hidden", "mixture"])
+def test_head_and_loss_in_chunks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "FREE_TO_LOOK", frozenset())
+    objective = Objective(teacher="a+b" if kind == "mixture" else "a", tau_t=2.0, alpha=0.5, tail="bucket")
+    hidden, weight = oracle.logits(5, R, D).float().requires_grad_(), oracle.logits(6, V, D).float().requires_grad_()
+    targets, facts = _targets(kind), _facts(tail=kind != "hidden")
+    with NoWaiting():
+        head = Head(weight_VD=weight)
+        losses = objective.from_hidden(hidden, head, targets, LABELS, num_rows=6, num_labels=5, facts=facts)
+        losses.total.backward()
+    assert hidden.grad is not None
+    assert weight.grad is not None
+
+
+def test_hard_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "FREE_TO_LOOK", frozenset())
+    leaf = oracle.logits(2, R, V).float().requires_grad_()
+    with NoWaiting():
+        facts = _facts(tail=False)
+        Objective(teacher=None, alpha=0)(leaf, None, LABELS, num_labels=5, facts=facts).total.backward()
+    assert leaf.grad is not None
+
+
+@pytest.mark.parametrize(("loss", "tail"), FORMS)
+@pytest.mark.usefixtures("_device")
+def test_without_looking_the_values_are_the_formulas(loss: Loss, tail: Tail) -> None:
+    objective = Objective(loss=loss, tau_t=2.0, tau_s=1.5, tail=tail)
+    targets, leaf = _sparse(torch.float64), oracle.logits(2, R, V).requires_grad_()
+    found = objective.rows(leaf, targets)
+    expected = oracle.sparse(targets, leaf, loss=loss, tau_t=2.0, tau_s=1.5, tail=tail)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    gradients = [oracle.gradient(value.sum(), leaf) for value in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.usefixtures("_device")
+def test_without_looking_a_tail_that_underflows_is_finite() -> None:
+    targets = oracle.keep(oracle.logits(0, R, V), top_k=K)
+    student = oracle.logits(8, R, V, scale=0.1).scatter(1, targets.ids_RK, 200.0).float().requires_grad_()
+    found = Objective(tail="bucket").rows(student, targets)
+    expected = oracle.sparse(targets, student.double(), loss="ce", tau_t=1.0, tau_s=1.0, tail="bucket")
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    gradients = [oracle.gradient(value.sum(), student) for value in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
