@@ -23,6 +23,7 @@ from kdcache.cache.codecs import CODECS
 from kdcache.cache.layout import Marker, TeacherIdentity, make_plan
 from kdcache.cache.ragged import pointers
 from kdcache.cache.writer import CacheWriter
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import IGNORE, HiddenRows, Item, Rows, SparseRows
 
 NUM_CLASSES, TOP_K, HIDDEN_SIZE, NUM_ATOMS = 70_000, 4, 6, 2
@@ -106,13 +107,15 @@ def make_teacher(store: str, codec: str, num_classes: int) -> tuple[TeacherIdent
         name=f"{codec}",
         source="models/golden",
         weight_digest="a1b2c3d4",
-        num_classes=num_classes,
-        store=store,
-        codec=codec,
-        compressor="zstd" if codec in ("compact", "int8") else "lz4",
-        top_k=0 if not sparse else num_classes if codec == "dense" else TOP_K,
-        hidden_size=0 if sparse else HIDDEN_SIZE,
-        num_atoms=NUM_ATOMS,
+        row_format=RowFormat.of(
+            num_classes=num_classes,
+            store=store,
+            codec=codec,
+            compressor="zstd" if codec in ("compact", "int8") else "lz4",
+            top_k=0 if not sparse else num_classes if codec == "dense" else TOP_K,
+            hidden_size=0 if sparse else HIDDEN_SIZE,
+            num_atoms=NUM_ATOMS,
+        ),
         score={"f1": 0.9},
     )
     tables: dict[str, NDArray[Any]] = {}
@@ -125,7 +128,9 @@ def make_teacher(store: str, codec: str, num_classes: int) -> tuple[TeacherIdent
 
 def make_rows(identity: TeacherIdentity, items: list[Item], head: Arrays) -> Rows:
     """The rows of a store."""
-    return make_hidden(items, head) if identity.store == "hidden" else make_sparse(items, head, top_k=identity.top_k)
+    if identity.row_format.store == "hidden":
+        return make_hidden(items, head)
+    return make_sparse(items, head, top_k=identity.row_format.top_k)
 
 
 def golden_blocks() -> dict[str, Any]:
@@ -135,7 +140,7 @@ def golden_blocks() -> dict[str, Any]:
         num_classes = SMALL_CLASSES if codec == "dense" else NUM_CLASSES if store == "topk" else 50
         identity, tables = make_teacher(store, codec, num_classes)
         rows = make_rows(identity, make_items(num_classes)[:2], make_head(num_classes))
-        packed = pack(rows, identity, tables)
+        packed = pack(rows, identity.row_format, tables)
         decoded = unpack(packed)
         names = ("ids", "logprobs") if isinstance(decoded, SparseRows) else ("hidden",)
         blocks[codec] = {

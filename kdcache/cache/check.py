@@ -18,6 +18,7 @@ from kdcache.cache.codecs.compact import STEP
 from kdcache.cache.codecs.floats import from_bfloat16
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import CacheDamaged, CacheMismatch
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import IGNORE, HiddenRows, PackedRows, Rows, SparseRows
 
 MASS_SLACK = 1e-2
@@ -31,9 +32,9 @@ _VECTOR_ERROR = {"float32": 2.0**-22, "float16": 2.0**-11, "bfloat16": 2.0**-8, 
 """Relative error of a stored hidden vector."""
 
 
-def mass_slack(identity: TeacherIdentity) -> float:
+def mass_slack(row_format: RowFormat) -> float:
     """How far the probabilities of a teacher's stored rows may be from 1 in all."""
-    return COMPACT_MASS_SLACK if identity.codec == "compact" else MASS_SLACK
+    return COMPACT_MASS_SLACK if row_format.codec == "compact" else MASS_SLACK
 
 
 def invariants(rows: Rows, *, mass_slack: float = MASS_SLACK, what: str = "the rows") -> None:
@@ -207,7 +208,7 @@ def hidden_alignment(
         slack_R[where] += _LOGIT_ERROR.get(identity.dtype, 2.0**-7) * size_R
         if not exact:
             norms_R = np.linalg.norm(weight_RD, axis=1) * np.linalg.norm(hidden_RD, axis=1)
-            slack_R[where] += _vector_slack(head, identity) * norms_R
+            slack_R[where] += _vector_slack(head, identity.row_format) * norms_R
     gold_R = rows.gold.astype(np.float64)
     with np.errstate(invalid="ignore"):
         fits_R = np.where(labelled_R, inside_R & (np.abs(stored_R - gold_R) <= slack_R), np.isnan(gold_R))
@@ -230,16 +231,16 @@ def head_agrees(
         found = top + float(np.log(np.exp(logits_V - top).sum()))
         norm = float(np.linalg.norm(_floats(head["weight"][int(logits_V.argmax())])) * np.linalg.norm(hidden_D))
         slack = 2e-3 + _LOGIT_ERROR.get(identity.dtype, 2.0**-7) * max(abs(top), abs(found))
-        if abs(found - float(rows.lse[r])) > slack + _vector_slack(head, identity) * norm:
+        if abs(found - float(rows.lse[r])) > slack + _vector_slack(head, identity.row_format) * norm:
             raise CacheDamaged(
                 f"{what}: row {r} has a logsumexp of {float(rows.lse[r]):.4f}, but {found:.4f} through the head that "
                 f"is stored; the head is not the teacher's, or the vectors are not what entered it"
             )
 
 
-def _vector_slack(head: Arrays, identity: TeacherIdentity) -> float:
+def _vector_slack(head: Arrays, row_format: RowFormat) -> float:
     scale = abs(float(head["scale"][0])) if "scale" in head else 1.0
-    return 8 * _VECTOR_ERROR[identity.codec] * scale / math.sqrt(max(identity.hidden_size, 1))
+    return 8 * _VECTOR_ERROR[row_format.codec] * scale / math.sqrt(row_format.hidden_size)
 
 
 def _finish(products_V: NDArray[Any], head: Arrays, classes_V: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 
 from kdcache.cache.codecs import CODECS
 from kdcache.cache.codecs.base import Arrays, Codec, check_layout
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.ragged import concatenate, fill_value, ragged_indices, take
 from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import HiddenRows, PackedRows, Rows, SparseRows
 
 __all__ = ["Arrays", "check_arrays", "codec_of", "concatenate", "encode", "fill_value", "pack", "take", "unpack"]
 
 
-def codec_of(identity: TeacherIdentity) -> Codec:
+def codec_of(row_format: RowFormat) -> Codec:
     """The codec of a teacher's rows."""
-    return CODECS[identity.store, identity.codec]
+    return CODECS[row_format.store, row_format.codec]
 
 
 def encode(
     rows: Rows,
-    identity: TeacherIdentity,
+    row_format: RowFormat,
     shared: Arrays,
     *,
     num_rows: int | None = None,
@@ -37,7 +37,7 @@ def encode(
 
     Args:
         rows: the rows of the block's items.
-        identity: of their teacher, which says store and codec.
+        row_format: of their teacher, which says store and codec.
         shared: the teacher's tables.
         num_rows: rows of the block, padding included; without it none is added.
         first_row: int64 [I], where each item's rows begin; without it they follow each other.
@@ -46,24 +46,24 @@ def encode(
         CacheError: rows of another store, or that the arrays cannot hold: malformed pointers, ids >= V, values that
             are not finite in the stored type.
     """
-    if isinstance(rows, SparseRows) != (identity.store == "topk"):
-        raise CacheError(f"{type(rows).__name__} cannot be stored by teacher {identity.name}, store {identity.store}")
+    if isinstance(rows, SparseRows) != (row_format.store == "topk"):
+        raise CacheError(f"{type(rows).__name__} cannot be stored in store {row_format.store}")
     _check_structure(rows)
     total = rows.num_rows if num_rows is None else num_rows
     place_R = _places(rows, first_row)
     if len(place_R) and place_R.max() >= total:
         raise CacheError(f"the rows end at row {int(place_R.max())}, but the block has {total} rows")
-    arrays = codec_of(identity).encode(rows, identity, shared)
+    arrays = codec_of(row_format).encode(rows, row_format, shared)
     return {name: _place(array, place_R, total) for name, array in arrays.items()}
 
 
-def pack(rows: Rows, identity: TeacherIdentity, shared: Arrays) -> PackedRows:
+def pack(rows: Rows, row_format: RowFormat, shared: Arrays) -> PackedRows:
     """Rows as a block would store them, without padding; the inverse of `unpack`. Raises what `encode` raises."""
     return PackedRows(
         row_ptr=rows.row_ptr,
-        store=identity.store,
-        codec=identity.codec,
-        arrays=encode(rows, identity, shared),
+        store=row_format.store,
+        codec=row_format.codec,
+        arrays=encode(rows, row_format, shared),
         shared=shared,
     )
 
@@ -77,19 +77,19 @@ def unpack(packed: PackedRows) -> Rows:
     return CODECS[packed.store, packed.codec].decode(packed)
 
 
-def check_arrays(arrays: Arrays, identity: TeacherIdentity, shared: Arrays) -> None:
+def check_arrays(arrays: Arrays, row_format: RowFormat, shared: Arrays) -> None:
     """Refuse arrays that cannot be rows of a teacher, before anything is computed from them.
 
     Raises:
         CacheDamaged: an array is missing or differs in shape or type; counts out of range; an id >= V; a value that
             is not finite where a row is, or stands where none is.
     """
-    codec, width = codec_of(identity), _width(arrays)
-    largest = identity.num_classes if identity.codec == "dense" else identity.top_k
-    if identity.store == "topk" and not 1 <= width <= largest:
-        raise CacheDamaged(f"the rows are {width} classes wide; teacher {identity.name} keeps at most {largest}")
-    check_layout(arrays, codec.specs(identity, width))
-    codec.check(arrays, identity, shared)
+    codec, width = codec_of(row_format), _width(arrays)
+    largest = row_format.num_classes if row_format.is_dense else row_format.top_k
+    if row_format.store == "topk" and not 1 <= width <= largest:
+        raise CacheDamaged(f"the rows are {width} classes wide; their teacher keeps at most {largest}")
+    check_layout(arrays, codec.specs(row_format, width))
+    codec.check(arrays, row_format, shared)
 
 
 def _width(arrays: Arrays) -> int:

@@ -27,6 +27,7 @@ from kdcache.cache.jsonio import parse_json, to_json
 from kdcache.cache.ragged import fill_value
 from kdcache.cache.store import JSON_BYTES
 from kdcache.core.errors import CacheDamaged, CacheFormatError
+from kdcache.core.row_format import COMPRESSOR, COMPRESSORS
 
 GROUP = "zarr.json"
 LARGEST_ARRAY = 1 << 33
@@ -37,7 +38,6 @@ _DTYPES = ("uint8", "uint16", "int8", "int32", "float16", "float32")
 _CODECS = ("bytes", "blosc", "crc32c")
 _SPARSE = ("ids", "ids_high", "logprobs", "first", "gaps", "gap_shift", "atoms", "atom_shift", "moments")
 _NAMES = frozenset((*_SPARSE, "num_kept", "num_classes", "lse", "gold", "hidden", "scale"))
-_COMPRESSORS = ("lz4", "zstd")
 _LEVELS = {"lz4": 9, "zstd": 3}
 _LARGEST_TYPE = 255
 NO_FILTERS: Mapping[str, Filter] = MappingProxyType({})
@@ -61,7 +61,7 @@ def to_files(
     *,
     chunk_rows: int,
     attributes: Mapping[str, str],
-    compressor: str = "lz4",
+    compressor: str = COMPRESSOR,
     filters: Mapping[str, Filter] = NO_FILTERS,
 ) -> dict[str, bytes]:
     """The files of a zarr v3 group that holds these arrays.
@@ -209,9 +209,9 @@ def _checked_codecs(name: str, tree: Mapping[str, Any], shape: list[int]) -> Any
     if names != list(_CODECS):
         raise CacheFormatError(f"array {name} is coded by {', '.join(names)}; allowed: {', '.join(_CODECS)}")
     compressor = inner[1].get("configuration", {}).get("cname")
-    if compressor not in _COMPRESSORS:
+    if compressor not in COMPRESSORS:
         raise CacheFormatError(
-            f"array {name} is compressed by {str(compressor)[:40]}; allowed: {', '.join(_COMPRESSORS)}"
+            f"array {name} is compressed by {str(compressor)[:40]}; allowed: {', '.join(COMPRESSORS)}"
         )
     for codec in (inner[0], index[0]):
         if codec.get("configuration", {"endian": "little"}).get("endian", "little") != "little":

@@ -103,7 +103,7 @@ def _check_block(cache: Cache, block: Block) -> Iterator[Damage]:
             if (different := np.flatnonzero(rows.num_classes != classes_R)).size:
                 r = int(different[0])
                 raise CacheDamaged(f"{what}: row {r} has {rows.num_classes[r]} classes, its item says {classes_R[r]}")
-            invariants(rows, mass_slack=mass_slack(identity), what=what)
+            invariants(rows, mass_slack=mass_slack(identity.row_format), what=what)
             alarm(packed, labels_R, identity=identity, head=head, what=what)
             if isinstance(rows, HiddenRows) and head is not None:
                 head_agrees(rows, head, identity=identity, what=what)

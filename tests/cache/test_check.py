@@ -21,7 +21,7 @@ def rows_and_labels(*, top_k=4, num_classes=9, num_rows=12):
 @pytest.mark.parametrize("top_k", [4, 9])
 def test_a_teacher_s_rows_pass_before_and_after_the_codec(top_k):
     rows, labels = rows_and_labels(top_k=top_k)
-    for these in (rows, unpack(pack(rows, identity_of(rows), {}))):
+    for these in (rows, unpack(pack(rows, identity_of(rows).row_format, {}))):
         invariants(these)
         alignment(these, labels)
 
@@ -140,7 +140,7 @@ def hidden_case(codec="float32", **changes):
 @pytest.mark.parametrize("codec", ["float32", "float16", "bfloat16", "int8"])
 def test_hidden_rows_pass_the_alarm_after_their_codec_and_shifted_labels_do_not(codec):
     rows, labels, head, identity = hidden_case(codec)
-    packed = pack(rows, identity, tables_of(identity))
+    packed = pack(rows, identity.row_format, tables_of(identity))
     alarm(packed, labels, identity=identity, head=head)
     with pytest.raises(CacheMismatch, match=r"the rows do not fit their labels in \d+ of 12 rows: label "):
         alarm(packed, np.roll(labels, 1), identity=identity, head=head)
@@ -190,13 +190,13 @@ def test_a_hidden_row_that_is_not_finite_is_listed():
 def test_compact_rows_have_half_a_step_more_slack():
     rows, labels = rows_and_labels(top_k=4, num_classes=9)
     identity = identity_of(rows, codec="compact")
-    packed = pack(rows, identity, tables_of(identity))
+    packed = pack(rows, identity.row_format, tables_of(identity))
     alarm(packed, labels, identity=identity, head=None)
-    assert mass_slack(identity) == 2e-2
-    assert mass_slack(identity_of(rows)) == 1e-2
-    invariants(unpack(packed), mass_slack=mass_slack(identity))
+    assert mass_slack(identity.row_format) == 2e-2
+    assert mass_slack(identity_of(rows).row_format) == 1e-2
+    invariants(unpack(packed), mass_slack=mass_slack(identity.row_format))
     with pytest.raises(CacheMismatch):
         alarm(packed, np.roll(labels, 1), identity=identity, head=None)
     off = dataclasses.replace(rows, gold=rows.gold - np.float32(0.04))
     with pytest.raises(CacheMismatch):
-        alarm(pack(off, identity, tables_of(identity)), labels, identity=identity, head=None)
+        alarm(pack(off, identity.row_format, tables_of(identity)), labels, identity=identity, head=None)

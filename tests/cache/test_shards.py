@@ -21,7 +21,7 @@ from .conftest import build_item, build_rows, identity_of
 def arrays_of(num_rows=6, *, total=None, top_k=5):
     items = [build_item(f"i{n}", num_classes=9) for n in range(num_rows)]
     rows = build_rows(items, top_k=top_k)
-    return encode(rows, identity_of(rows), {}, num_rows=total)
+    return encode(rows, identity_of(rows).row_format, {}, num_rows=total)
 
 
 def files_of(**changes):

@@ -64,7 +64,9 @@ def forge(root, part, block, files):
 
 def forge_rows(toy, root, rows):
     block = toy.plan.blocks[0]
-    arrays = encode(rows, identity_of(rows), {}, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop])
+    arrays = encode(
+        rows, identity_of(rows).row_format, {}, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop]
+    )
     attributes = {"teacher": "t_hs", "block": block.name}
     forge(root, "t_hs", block.name, to_files(arrays, chunk_rows=toy.plan.chunk_rows, attributes=attributes))
 

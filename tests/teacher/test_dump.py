@@ -68,7 +68,8 @@ def test_topk_keeps_the_largest_classes_of_each_row(forty: Path, tmp_path: Path,
     assert result.forwards == {"t": 50}
     cache = Cache.open(tmp_path / "cache")
     identity = cache.teacher("t")
-    assert (identity.store, identity.codec, identity.compressor, identity.top_k) == ("topk", codec, compressor, 8)
+    kept = identity.row_format
+    assert (kept.store, kept.codec, kept.compressor, kept.top_k) == ("topk", codec, compressor, 8)
     rows = cache.rows("t", np.arange(50))
     assert isinstance(rows, SparseRows)
     exact = _log_softmax(_logits(forty, cache))
@@ -89,7 +90,8 @@ def test_hidden_gives_the_teachers_logits_back_from_one_forward_an_item(
     assert result.forwards == {"t": 50}
     cache = Cache.open(tmp_path / "cache")
     identity = cache.teacher("t")
-    assert (identity.store, identity.codec, identity.top_k, identity.hidden_size) == ("hidden", codec, 0, HIDDEN)
+    kept = identity.row_format
+    assert (kept.store, kept.codec, kept.top_k, kept.hidden_size) == ("hidden", codec, 0, HIDDEN)
     rows = cache.rows("t", np.arange(50))
     assert isinstance(rows, HiddenRows)
     head = cache.head("t")
@@ -105,7 +107,7 @@ def test_hidden_gives_the_teachers_logits_back_from_one_forward_an_item(
 def test_a_few_classes_are_dense_whatever_codec_was_named(two: Path, tmp_path: Path) -> None:
     _dump(two, tmp_path, "codec=compact")
     cache = Cache.open(tmp_path / "cache")
-    assert cache.teacher("t").codec == "dense"
+    assert cache.teacher("t").row_format.codec == "dense"
     rows = cache.rows("t", np.arange(50))
     assert isinstance(rows, SparseRows)
     np.testing.assert_allclose(rows.logprobs.reshape(50, 2), _log_softmax(_logits(two, cache)), atol=1e-5)

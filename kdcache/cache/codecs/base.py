@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.ragged import fill_value
 from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import HiddenRows, PackedRows, SparseRows
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -45,11 +45,11 @@ class Codec(Protocol):
         """Names of the arrays that all rows of a teacher share."""
         ...
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block whose widest row keeps `width` classes: name -> (type, shape of a row)."""
         ...
 
-    def encode(self, rows: Any, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: Any, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows, without padding rows.
 
         Raises:
@@ -57,7 +57,7 @@ class Codec(Protocol):
         """
         ...
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows; names, types and shapes have been checked. Called once a block is read.
 
         Raises:
@@ -97,15 +97,15 @@ def owned_rows(arrays: Arrays) -> NDArray[np.bool_]:
     return owned
 
 
-def check_numbers(arrays: Arrays, identity: TeacherIdentity, owned_R: NDArray[np.bool_]) -> None:
+def check_numbers(arrays: Arrays, row_format: RowFormat, owned_R: NDArray[np.bool_]) -> None:
     """What rows of every store have: V within the teacher's, a finite lse, a gold log-probability that is no infinity.
 
     Raises:
         CacheDamaged: the first that fails.
     """
     classes_R = arrays["num_classes"]
-    if not (((classes_R >= 1) & (classes_R <= identity.num_classes)) | ~owned_R).all():
-        raise CacheDamaged(f"num_classes has a value outside 1 to {identity.num_classes}, the teacher's")
+    if not (((classes_R >= 1) & (classes_R <= row_format.num_classes)) | ~owned_R).all():
+        raise CacheDamaged(f"num_classes has a value outside 1 to {row_format.num_classes}, the teacher's")
     if (np.isfinite(arrays["lse"]) != owned_R).any() or np.isinf(arrays["gold"]).any():
         raise CacheDamaged("lse or gold is not finite, or stands where no row is")
 

@@ -48,9 +48,9 @@ from kdcache.cache.codecs.sparse import (
     join_ids,
     sparse_specs,
 )
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.ragged import fill_value, pointers
 from kdcache.core.errors import CacheDamaged
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import PackedRows, SparseRows
 
 STEP = 2.0**-5
@@ -64,10 +64,10 @@ class Compact:
 
     tables: tuple[str, ...] = ("id_table",)
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block."""
         return {
-            **sparse_specs(identity, width),
+            **sparse_specs(row_format, width),
             "first": ("float16", ()),
             "gaps": ("uint8", (width,)),
             "gap_shift": ("uint8", ()),
@@ -78,7 +78,7 @@ class Compact:
         filters = {**SPARSE_FILTERS, "gaps": BIT_COLUMNS}
         return {**filters, "ids": BITS} if compressor == "lz4" else filters
 
-    def encode(self, rows: SparseRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: SparseRows, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows; rows that do not fall are sorted first."""
         rows = _falling(rows)
         kept_R = np.diff(rows.entry_ptr)
@@ -92,17 +92,17 @@ class Compact:
         place = np.empty(len(tables["id_table"]), dtype=np.int64)
         place[tables["id_table"]] = np.arange(len(place))
         return {
-            **encode_sparse(rows, place[rows.ids], identity, width),
+            **encode_sparse(rows, place[rows.ids], row_format, width),
             "first": half_RK[:, 0],
             "gaps": gaps,
             "gap_shift": shift_R,
         }
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R = owned_rows(arrays)
         kept = kept_counts(arrays, owned_R, arrays["ids"].shape[1])
-        check_numbers(arrays, identity, owned_R)
+        check_numbers(arrays, row_format, owned_R)
         if (not_finite(arrays["first"]) == owned_R).any():
             raise CacheDamaged("first has a hole, or values where no row is")
         if not check_entries(arrays["gaps"], kept, largest=LARGEST_GAP, fill=NO_GAP):

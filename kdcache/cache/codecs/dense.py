@@ -25,9 +25,9 @@ from kdcache.cache.codecs.base import (
     refuse_infinite,
     sign_set,
 )
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.ragged import pointers, ragged_indices
 from kdcache.core.errors import CacheError
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import PackedRows, SparseRows
 
 
@@ -36,7 +36,7 @@ class Dense:
 
     tables: tuple[str, ...] = ()
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block."""
         return {
             "logprobs": ("float32", (width,)),
@@ -50,7 +50,7 @@ class Dense:
         """All arrays as usual."""
         return {}
 
-    def encode(self, rows: SparseRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: SparseRows, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows, whatever order their classes come in."""
         kept_R = np.diff(rows.entry_ptr)
         if (bad_R := np.flatnonzero(kept_R != rows.num_classes)).size:
@@ -64,11 +64,11 @@ class Dense:
         refuse_infinite(matrix, kept_R)
         return {"logprobs": matrix, "num_kept": kept_R.astype(np.int32), **common_arrays(rows)}
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R = owned_rows(arrays)
         kept = kept_counts(arrays, owned_R, arrays["logprobs"].shape[1], dense=True)
-        check_numbers(arrays, identity, owned_R)
+        check_numbers(arrays, row_format, owned_R)
         check_logprobs(arrays["logprobs"], kept)
 
     def decode(self, packed: PackedRows) -> SparseRows:

@@ -34,8 +34,8 @@ from kdcache.cache.codecs.sparse import (
     join_ids,
     sparse_specs,
 )
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.ragged import pointers
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import PackedRows, SparseRows
 
 
@@ -44,28 +44,28 @@ class Fast:
 
     tables: tuple[str, ...] = ()
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block."""
-        return {**sparse_specs(identity, width), "logprobs": ("float16", (width,))}
+        return {**sparse_specs(row_format, width), "logprobs": ("float16", (width,))}
 
     def filters(self, compressor: str) -> Mapping[str, Filter]:
         """Bits where few of them differ; the two large arrays stay with the fastest."""
         return SPARSE_FILTERS
 
-    def encode(self, rows: SparseRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: SparseRows, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows."""
         kept_R = np.diff(rows.entry_ptr)
         width = max(int(kept_R.max(initial=1)), 1)
         with np.errstate(over="ignore"):
             logprobs_RK = pad_entries(sign_set(rows.logprobs).astype(np.float16), kept_R, width)
         refuse_infinite(logprobs_RK, kept_R)
-        return {**encode_sparse(rows, rows.ids, identity, width), "logprobs": logprobs_RK}
+        return {**encode_sparse(rows, rows.ids, row_format, width), "logprobs": logprobs_RK}
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R = owned_rows(arrays)
         kept = kept_counts(arrays, owned_R, arrays["logprobs"].shape[1])
-        check_numbers(arrays, identity, owned_R)
+        check_numbers(arrays, row_format, owned_R)
         check_logprobs(arrays["logprobs"], kept)
         checked_ids(arrays, arrays["num_classes"], kept)
         check_tail(arrays, owned_R, kept)

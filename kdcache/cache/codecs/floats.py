@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcache.cache.codecs.base import Arrays, Filter, Spec, check_numbers, common_arrays, not_finite, owned_rows
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import HiddenRows, PackedRows
 
 
@@ -29,16 +29,16 @@ class Floats:
     dtype: str
     tables: tuple[str, ...] = ()
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block."""
         stored = "uint16" if self.dtype == "bfloat16" else self.dtype
-        return {"hidden": (stored, (identity.hidden_size,)), **HIDDEN_SPECS}
+        return {"hidden": (stored, (row_format.hidden_size,)), **HIDDEN_SPECS}
 
     def filters(self, compressor: str) -> Mapping[str, Filter]:
         """All arrays as usual."""
         return {}
 
-    def encode(self, rows: HiddenRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: HiddenRows, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows."""
         if self.dtype == "bfloat16":
             stored: NDArray[Any] = to_bfloat16(rows.hidden)
@@ -54,10 +54,10 @@ class Floats:
             )
         return {"hidden": stored, **common_arrays(rows)}
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R, hidden_RD = owned_rows(arrays), arrays["hidden"]
-        check_numbers(arrays, identity, owned_R)
+        check_numbers(arrays, row_format, owned_R)
         empty_RD = bfloat16_not_finite(hidden_RD) if self.dtype == "bfloat16" else not_finite(hidden_RD)
         if (empty_RD != ~owned_R[:, None]).any():
             raise CacheDamaged("hidden has a hole, or values where no row is")

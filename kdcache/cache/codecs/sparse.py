@@ -31,9 +31,9 @@ from kdcache.cache.codecs.base import (
     common_arrays,
     pad_entries,
 )
-from kdcache.cache.layout import LARGEST_CLASSES, TeacherIdentity
 from kdcache.cache.ragged import fill_value, with_atoms
 from kdcache.core.errors import CacheDamaged
+from kdcache.core.row_format import LARGEST_CLASSES, RowFormat
 from kdcache.core.types import SparseRows
 
 LOW_BITS = 16
@@ -45,9 +45,9 @@ LSE_BITS = 13
 SPARSE_FILTERS: Mapping[str, Filter] = {"atoms": BIT_COLUMNS, "moments": BITS, "lse": BITS, "gold": BITS}
 
 
-def sparse_specs(identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+def sparse_specs(row_format: RowFormat, width: int) -> dict[str, Spec]:
     """Arrays that both codecs have."""
-    high = _high_type(identity.num_classes)
+    high = _high_type(row_format.num_classes)
     return {
         "ids": ("uint16", (width,)),
         **({"ids_high": (high, (width,))} if high else {}),
@@ -55,7 +55,7 @@ def sparse_specs(identity: TeacherIdentity, width: int) -> dict[str, Spec]:
         "num_classes": ("int32", ()),
         "lse": ("float32", ()),
         "gold": ("float32", ()),
-        "atoms": ("uint16", (identity.num_atoms, 2)),
+        "atoms": ("uint16", (row_format.num_atoms, 2)),
         "atom_shift": ("uint8", ()),
         "moments": ("float32", (2,)),
     }
@@ -68,14 +68,14 @@ def _high_type(num_classes: int) -> str:
 
 
 def encode_sparse(
-    rows: SparseRows, ids_E: NDArray[np.int64], identity: TeacherIdentity, width: int
+    rows: SparseRows, ids_E: NDArray[np.int64], row_format: RowFormat, width: int
 ) -> dict[str, NDArray[Any]]:
     """All arrays but the log-probabilities.
 
     Args:
         rows: to be stored.
         ids_E: what stands for their ids, in the same order.
-        identity: of the teacher.
+        row_format: of the teacher.
         width: K.
     """
     kept_R = np.diff(rows.entry_ptr)
@@ -86,10 +86,10 @@ def encode_sparse(
         "lse": round_mantissa(rows.lse.astype(np.float32), bits=LSE_BITS),
         "moments": round_mantissa(rows.moments.astype(np.float32), bits=MOMENT_BITS),
     }
-    if high := _high_type(identity.num_classes):
+    if high := _high_type(row_format.num_classes):
         arrays["ids_high"] = pad_entries((ids_E >> LOW_BITS).astype(high), kept_R, width)
     arrays["atoms"], arrays["atom_shift"] = encode_atoms(
-        with_atoms(rows.atoms, identity.num_atoms), rows.num_classes - kept_R
+        with_atoms(rows.atoms, row_format.num_atoms), rows.num_classes - kept_R
     )
     return arrays
 

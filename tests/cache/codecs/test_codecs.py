@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from kdcache.cache.codec import check_arrays, encode, pack, unpack
 from kdcache.cache.codecs import CODECS
-from kdcache.cache.layout import STORES
 from kdcache.cache.ragged import concatenate, take
 from kdcache.core.errors import CacheDamaged
+from kdcache.core.row_format import STORES
 
 from ..conftest import build_head, build_hidden, build_item, build_rows, build_teacher, identity_of, tables_of
 
@@ -40,7 +40,7 @@ def test_the_registry_has_the_codecs_of_the_layout():
 @given(sizes=st.lists(st.integers(0, 3), min_size=1, max_size=4), gap=st.integers(0, 2), seed=st.integers(0, 9))
 def test_unpacking_gives_back_what_was_packed_within_the_codec_s_error(store, codec, sizes, gap, seed):
     rows, identity, tables = case(store, codec, sizes, seed=seed)
-    packed = pack(rows, identity, tables)
+    packed = pack(rows, identity.row_format, tables)
     found = unpack(packed)
     np.testing.assert_allclose(found.lse, rows.lse, rtol=2**-14 if codec in ("fast", "compact") else 0)
     for name in ("row_ptr", "num_classes", "gold"):
@@ -56,14 +56,16 @@ def test_unpacking_gives_back_what_was_packed_within_the_codec_s_error(store, co
         np.testing.assert_allclose(found.hidden, rows.hidden, rtol=slack, atol=4 * slack)
     first_row = np.cumsum([0, *(size + gap for size in sizes[:-1])])
     total = max(sum(sizes) + gap * len(sizes), 1)
-    check_arrays(encode(rows, identity, tables, num_rows=total, first_row=first_row), identity, tables)
+    check_arrays(
+        encode(rows, identity.row_format, tables, num_rows=total, first_row=first_row), identity.row_format, tables
+    )
 
 
 @pytest.mark.parametrize(("store", "codec"), ALL)
 def test_packing_what_was_unpacked_gives_the_same_bytes(store, codec):
     rows, identity, tables = case(store, codec, [2, 3])
-    once = pack(rows, identity, tables)
-    again = pack(unpack(once), identity, tables)
+    once = pack(rows, identity.row_format, tables)
+    again = pack(unpack(once), identity.row_format, tables)
     for name, array in once.arrays.items():
         if codec != "int8":  # a second rotation rounds
             assert array.tobytes() == again.arrays[name].tobytes(), name
@@ -73,7 +75,7 @@ def test_packing_what_was_unpacked_gives_the_same_bytes(store, codec):
 @pytest.mark.parametrize(("store", "codec"), ALL)
 def test_taking_and_joining_packed_rows_equals_unpacking_some_of_them(store, codec):
     rows, identity, tables = case(store, codec, [2, 1, 3])
-    packed = pack(rows, identity, tables)
+    packed = pack(rows, identity.row_format, tables)
     order = np.array([2, 0, 2])
     picked, joined = (
         unpack(take(packed, order)),
@@ -90,7 +92,7 @@ def test_taking_and_joining_packed_rows_equals_unpacking_some_of_them(store, cod
 @pytest.mark.parametrize(("store", "codec"), ALL)
 def test_every_array_of_a_padding_row_is_filled_and_a_hole_is_damage(store, codec):
     rows, identity, tables = case(store, codec, [3])
-    arrays = encode(rows, identity, tables, num_rows=4)
+    arrays = encode(rows, identity.row_format, tables, num_rows=4)
     for name, array in arrays.items():
         fill = np.full_like(array[3], np.nan if array.dtype.kind == "f" else 0)
         if array.dtype.kind != "f":
@@ -106,21 +108,21 @@ def test_every_array_of_a_padding_row_is_filled_and_a_hole_is_damage(store, code
             if name == "gold":
                 continue
             with pytest.raises(CacheDamaged):
-                check_arrays(broken, identity, tables)
+                check_arrays(broken, identity.row_format, tables)
 
 
 @pytest.mark.parametrize(("store", "codec"), ALL)
 def test_arrays_of_another_type_shape_or_name_are_damage(store, codec):
     rows, identity, tables = case(store, codec, [3])
-    arrays = encode(rows, identity, tables)
+    arrays = encode(rows, identity.row_format, tables)
     for name, array in arrays.items():
         with pytest.raises(CacheDamaged, match="the arrays are "):
-            check_arrays({**arrays, name + "x": array}, identity, tables)
+            check_arrays({**arrays, name + "x": array}, identity.row_format, tables)
         with pytest.raises(CacheDamaged, match=rf"{name} is float64 \[3"):
-            check_arrays({**arrays, name: array.astype(np.float64)}, identity, tables)
+            check_arrays({**arrays, name: array.astype(np.float64)}, identity.row_format, tables)
         if name != "num_classes":
             with pytest.raises(CacheDamaged, match=f"{name} is .* expected: "):
-                check_arrays({**arrays, name: array[:2]}, identity, tables)
+                check_arrays({**arrays, name: array[:2]}, identity.row_format, tables)
 
 
 @settings(max_examples=25, deadline=None)
@@ -138,9 +140,9 @@ def test_ragged_rows_as_top_p_keeps_them_come_back(data, codec, num_classes):
     )
     identity = identity_of(rows, codec=codec, top_k=8, top_p=0.9)
     tables = tables_of(identity)
-    arrays = encode(rows, identity, tables, num_rows=5)
-    check_arrays(arrays, identity, tables)
-    found = unpack(pack(rows, identity, tables))
+    arrays = encode(rows, identity.row_format, tables, num_rows=5)
+    check_arrays(arrays, identity.row_format, tables)
+    found = unpack(pack(rows, identity.row_format, tables))
     assert found.entry_ptr.tolist() == rows.entry_ptr.tolist()
     assert found.ids.tolist() == rows.ids.tolist()
 
@@ -164,10 +166,10 @@ def test_ids_beyond_17_bits_come_back(codec, num_classes, high):
     rows = dataclasses.replace(rows, ids=ids, num_classes=np.array([num_classes], np.int32))
     identity = identity_of(rows, codec=codec)
     tables = tables_of(identity)
-    arrays = encode(rows, identity, tables, num_rows=2)
-    check_arrays(arrays, identity, tables)
+    arrays = encode(rows, identity.row_format, tables, num_rows=2)
+    check_arrays(arrays, identity.row_format, tables)
     assert (arrays["ids_high"].dtype.name if "ids_high" in arrays else None) == high
-    assert unpack(pack(rows, identity, tables)).ids.tolist() == ids.tolist()
+    assert unpack(pack(rows, identity.row_format, tables)).ids.tolist() == ids.tolist()
 
 
 def test_the_largest_vocabulary_has_ids_up_to_31_bits():
@@ -175,7 +177,7 @@ def test_the_largest_vocabulary_has_ids_up_to_31_bits():
     largest = 2**31 - 1
     rows = dataclasses.replace(rows, ids=np.array([largest - 1, 65_535]), num_classes=np.array([largest], np.int32))
     identity = identity_of(rows)
-    assert unpack(pack(rows, identity, {})).ids.tolist() == [largest - 1, 65_535]
+    assert unpack(pack(rows, identity.row_format, {})).ids.tolist() == [largest - 1, 65_535]
 
 
 @pytest.mark.parametrize("codec", ["fast", "compact"])
@@ -184,12 +186,12 @@ def test_entries_that_are_not_kept_are_filled_and_never_uninitialised(codec):
     rows = build_rows([build_item("a", num_classes=2), build_item("b", num_classes=9)], top_k=4)
     identity = identity_of(rows, codec=codec)
     tables = tables_of(identity)
-    arrays = encode(rows, identity, tables)
+    arrays = encode(rows, identity.row_format, tables)
     assert arrays["num_kept"].tolist() == [2, 4]
     assert arrays["ids"][0, 2:].tolist() == [65_535, 65_535]
     for value in (0, 1, 8):
         broken = {**arrays, "ids": arrays["ids"].copy()}
         broken["ids"][0, 3] = value
         with pytest.raises(CacheDamaged, match="ids has a class outside 0 to V - 1, or values where no row is"):
-            check_arrays(broken, identity, tables)
-    assert unpack(pack(rows, identity, tables)).ids.tolist() == rows.ids.tolist()
+            check_arrays(broken, identity.row_format, tables)
+    assert unpack(pack(rows, identity.row_format, tables)).ids.tolist() == rows.ids.tolist()

@@ -21,7 +21,7 @@ def rows_with(*logprobs):
 
 def packed(rows):
     identity = identity_of(rows, codec="compact")
-    return pack(rows, identity, tables_of(identity))
+    return pack(rows, identity.row_format, tables_of(identity))
 
 
 def test_gaps_and_shift_are_those_of_the_docstring():
@@ -69,9 +69,9 @@ def test_ids_are_places_in_the_table():
     rows = rows_with(-0.5, -1.0)
     identity = identity_of(rows, codec="compact")
     table = np.roll(np.arange(100), 1).astype(np.int32)
-    arrays = encode(rows, identity, {"id_table": table})
+    arrays = encode(rows, identity.row_format, {"id_table": table})
     assert arrays["ids"][0].tolist() == ((rows.ids + 1) % 100).tolist()
-    assert unpack(pack(rows, identity, {"id_table": table})).ids.tolist() == rows.ids.tolist()
+    assert unpack(pack(rows, identity.row_format, {"id_table": table})).ids.tolist() == rows.ids.tolist()
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_a_hole_in_the_gaps_is_damage(name, place, value, message):
     rows = rows_with(-0.5, -1.0, -2.0)
     identity = identity_of(rows, codec="compact")
     tables = tables_of(identity)
-    arrays = encode(rows, identity, tables, num_rows=2)
+    arrays = encode(rows, identity.row_format, tables, num_rows=2)
     arrays[name][place] = value
     with pytest.raises(CacheDamaged, match=message):
-        check_arrays(arrays, identity, tables)
+        check_arrays(arrays, identity.row_format, tables)
 
 
 def test_a_log_probability_beyond_float16_is_refused():

@@ -38,15 +38,15 @@ def test_a_vector_beyond_the_type_is_refused(codec, value):
     rows, identity = case(codec)
     rows = dataclasses.replace(rows, hidden=np.where(np.arange(4) == 1, np.float32(value), rows.hidden))
     with pytest.raises(CacheError, match=f"row 0 has a hidden vector that is not finite in {codec}; choose codec bf"):
-        encode(rows, identity, {})
+        encode(rows, identity.row_format, {})
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16", "bfloat16"])
 def test_one_component_lost_or_added_is_damage(codec):
     rows, identity = case(codec)
-    arrays = encode(rows, identity, {}, num_rows=4)
+    arrays = encode(rows, identity.row_format, {}, num_rows=4)
     for source, target in ((3, 1), (1, 3)):
         broken = {**arrays, "hidden": arrays["hidden"].copy()}
         broken["hidden"][target, 2] = arrays["hidden"][source, 2]
         with pytest.raises(CacheDamaged, match="hidden has a hole, or values where no row is"):
-            check_arrays(broken, identity, {})
+            check_arrays(broken, identity.row_format, {})
