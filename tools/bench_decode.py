@@ -156,12 +156,14 @@ def measure(
     own = _cpu_seconds(lambda: decode_files(files, record, row_format=row_format, shared=shared), repeat)
     theirs = _cpu_seconds(lambda: _read_zarr(store), max(repeat // 5, 3))
     decoded = unpack(pack(rows, row_format, shared))
-    raw = RAW_BYTES * len(long.ids)
+    raw = RAW_BYTES * int(long.num_kept.sum())
     return Measure(
         bytes_per_row=data / rows.num_rows + fixed / BLOCK_ROWS,
         speed=raw / own / 1e9,
         zarr_speed=raw / theirs / 1e9,
-        error=float(np.abs(decoded.logprobs - rows.logprobs).max()) if isinstance(decoded, SparseRows) else np.nan,
+        error=float(np.abs(decoded.logprobs[rows.kept] - rows.logprobs[rows.kept]).max())
+        if isinstance(decoded, SparseRows)
+        else np.nan,
     )
 
 

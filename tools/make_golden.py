@@ -77,21 +77,23 @@ def make_sparse(items: list[Item], head: Arrays, *, top_k: int) -> SparseRows:
     """The top-k of the same teacher; its tail as one atom of the right mass."""
     hidden = make_hidden(items, head)
     logits = hidden.hidden.astype(np.float64) @ head["weight"].T.astype(np.float64) + head["bias"]
-    ids, logprobs, atoms, moments = [], [], [], []
+    size = len(hidden.num_classes)
+    ids, logprobs = np.zeros((size, top_k), np.int64), np.full((size, top_k), -np.inf, np.float32)
+    num_kept, atoms, moments = [], [], []
     for r, num_classes in enumerate(hidden.num_classes.tolist()):
         row = logits[r, :num_classes] - float(hidden.lse[r])
         kept = np.argsort(-row, kind="stable")[:top_k]
         tail = np.delete(row, kept)
-        ids.append(kept)
-        logprobs.append(row[kept])
+        num_kept.append(len(kept))
+        ids[r, : len(kept)], logprobs[r, : len(kept)] = kept, row[kept]
         first = [np.log(np.exp(tail).mean()), np.log(len(tail))] if len(tail) else [0, -np.inf]
         atoms.append([first, *[[0, -np.inf]] * (NUM_ATOMS - 1)])
         moments.append([tail.mean(), tail.var()] if len(tail) else [0, 0])
     return SparseRows(
         row_ptr=hidden.row_ptr,
-        entry_ptr=pointers(np.array([len(part) for part in ids])),
-        ids=np.concatenate(ids).astype(np.int64),
-        logprobs=np.concatenate(logprobs).astype(np.float32),
+        ids=ids,
+        logprobs=logprobs,
+        num_kept=np.array(num_kept),
         num_classes=hidden.num_classes,
         lse=hidden.lse,
         atoms=np.array(atoms, np.float32),
@@ -142,10 +144,13 @@ def golden_blocks() -> dict[str, Any]:
         rows = make_rows(identity, make_items(num_classes)[:2], make_head(num_classes))
         packed = pack(rows, identity.row_format, tables)
         decoded = unpack(packed)
-        names = ("ids", "logprobs") if isinstance(decoded, SparseRows) else ("hidden",)
+        if isinstance(decoded, SparseRows):
+            values = {"ids": decoded.ids[decoded.kept], "logprobs": decoded.logprobs[decoded.kept]}
+        else:
+            values = {"hidden": decoded.hidden}
         blocks[codec] = {
             "arrays": {name: _to_tree(array) for name, array in sorted(packed.arrays.items())},
-            "decoded": {name: _to_tree(getattr(decoded, name)) for name in names},
+            "decoded": {name: _to_tree(array) for name, array in values.items()},
         }
     return blocks
 

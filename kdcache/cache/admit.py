@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kdcache.cache.check import alignment, hidden_alignment, invariants
+from kdcache.cache.check import alignment, hidden_alignment
 from kdcache.cache.codecs.base import Arrays
+from kdcache.cache.invariants import invariants, wide
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import CacheError, CacheMismatch
 from kdcache.core.row_format import RowFormat
-from kdcache.core.types import HiddenRows, Item, Rows
+from kdcache.core.types import HiddenRows, Item, Rows, SparseRows
 
 
 def check_rows(rows: Rows, items: Sequence[Item], identity: TeacherIdentity, *, head: Arrays, what: str) -> None:
@@ -49,6 +50,7 @@ def check_rows(rows: Rows, items: Sequence[Item], identity: TeacherIdentity, *, 
     if largest > (added := identity.row_format.num_classes):
         raise CacheError(f"{what} has a row of {largest} classes; the teacher was added with {added}")
     _check_widths(rows, identity.row_format, what=what)
+    rows = wide(rows) if isinstance(rows, SparseRows) else rows
     invariants(rows, what=what)
     labels_R = np.concatenate([np.zeros(0, np.int32), *(item.labels_R for item in items)])
     if isinstance(rows, HiddenRows):
@@ -67,7 +69,7 @@ def _check_widths(rows: Rows, row_format: RowFormat, *, what: str) -> None:
                 f"the teacher was added with hidden_size {row_format.hidden_size}"
             )
         return
-    kept = int(np.diff(rows.entry_ptr).max(initial=0))
+    kept = int(rows.num_kept.max(initial=0))
     if kept > row_format.top_k or rows.atoms.shape[1] not in (0, row_format.num_atoms):
         raise CacheError(
             f"{what} keeps {kept} classes and {rows.atoms.shape[1]} atoms a row, "

@@ -1,10 +1,11 @@
 """Rows <-> the fixed arrays of one block, whatever the codec; `codecs/` has one file a codec.
 
-Shape suffixes: R rows  E entries  I items.
+Shape suffixes: R rows  K kept (padded)  I items.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,11 @@ def encode(
     place_R = _places(rows, first_row)
     if len(place_R) and place_R.max() >= total:
         raise CacheError(f"the rows end at row {int(place_R.max())}, but the block has {total} rows")
+    if isinstance(rows, SparseRows) and rows.ids.shape[1] == 0:  # no row at all; an array has a width all the same
+        rows = replace(rows, ids=rows.ids.reshape(0, 1), logprobs=rows.logprobs.reshape(0, 1))
     arrays = codec_of(row_format).encode(rows, row_format, shared)
+    if len(place_R) == total and (np.diff(place_R) == 1).all():
+        return arrays  # nothing stands between the rows
     return {name: _place(array, place_R, total) for name, array in arrays.items()}
 
 
@@ -100,25 +105,29 @@ def _width(arrays: Arrays) -> int:
 
 def _check_structure(rows: Rows) -> None:
     lengths = {len(rows.lse), len(rows.gold)}
-    entries = len(rows.logprobs) if isinstance(rows, SparseRows) else 0
     if isinstance(rows, HiddenRows):
         lengths |= {len(rows.hidden)}
     else:
-        lengths |= {len(rows.atoms), len(rows.moments), len(rows.entry_ptr) - 1}
-    if lengths != {rows.num_rows} or (isinstance(rows, SparseRows) and len(rows.ids) != entries):
-        raise CacheError(f"the arrays of the rows differ in length: rows {sorted(lengths)}, entries {entries}")
+        lengths |= {len(values) for values in (rows.atoms, rows.moments, rows.num_kept, rows.ids, rows.logprobs)}
+    if lengths != {rows.num_rows}:
+        raise CacheError(f"the arrays of the rows differ in length: {sorted({*lengths, rows.num_rows})}")
     _check_pointer("row_ptr", rows.row_ptr, rows.num_rows)
     if isinstance(rows, HiddenRows):
         return
-    _check_pointer("entry_ptr", rows.entry_ptr, entries)
-    kept_R = np.diff(rows.entry_ptr)
-    if (kept_R < 1).any() or (kept_R > rows.num_classes).any():
-        r = int(np.flatnonzero((kept_R < 1) | (kept_R > rows.num_classes))[0])
+    if rows.ids.ndim != 2 or rows.ids.shape != rows.logprobs.shape:
         raise CacheError(
-            f"row {r} keeps {int(kept_R[r])} of {int(rows.num_classes[r])} classes; at least 1, at most all"
+            f"ids are {list(rows.ids.shape)} and logprobs {list(rows.logprobs.shape)}; both are [rows, entries]"
         )
-    classes_E = np.repeat(rows.num_classes, kept_R)
-    if ((rows.ids < 0) | (rows.ids >= classes_E)).any():
+    kept_R, width = rows.num_kept, rows.ids.shape[1]
+    bad_R = (kept_R < 1) | (kept_R > np.minimum(rows.num_classes, width))
+    if bad_R.any():
+        r = int(np.flatnonzero(bad_R)[0])
+        raise CacheError(
+            f"row {r} keeps {int(kept_R[r])} of {int(rows.num_classes[r])} classes; at least 1, at most all, and at "
+            f"most the {width} entries of a row"
+        )
+    inside = rows.ids.size == 0 or (rows.ids.min() >= 0 and rows.ids.max() < rows.num_classes.min())
+    if not inside and (((rows.ids < 0) | (rows.ids >= rows.num_classes[:, None])) & rows.kept).any():
         raise CacheError("a row keeps a class outside 0 to V - 1")
 
 

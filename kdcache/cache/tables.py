@@ -57,7 +57,7 @@ def id_table(items: Iterable[Item], *, num_classes: int, rows: SparseRows | None
             found = item.inputs["input_ids"]
         counts_V += np.bincount(found[(found >= 0) & (found < num_classes)], minlength=num_classes)
     if rows is not None:
-        counts_V += np.bincount(rows.ids, minlength=num_classes)
+        counts_V += np.bincount(rows.ids[rows.kept], minlength=num_classes)
     return np.argsort(-counts_V, kind="stable").astype(np.int32)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.catalog import all_files
-from kdcache.cache.check import alarm, head_agrees, invariants, mass_slack
+from kdcache.cache.check import alarm, head_agrees
 from kdcache.cache.codec import unpack
+from kdcache.cache.invariants import invariants, mass_slack
 from kdcache.cache.layout import Block
 from kdcache.cache.plan import tokens_digest
 from kdcache.cache.reader import Cache

@@ -226,6 +226,6 @@ def shared_tables(
         rows = first if isinstance(first, SparseRows) else None
         return {"id_table": id_table(items, num_classes=row_format.num_classes, rows=rows)}
     if row_format.codec == "int8" and isinstance(first, HiddenRows):
-        mean_D = first.hidden.mean(axis=0, dtype=np.float64).astype(np.float32)
+        mean_D = first.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         return {"mean": mean_D, "rotation_seed": np.array([ROTATION_SEED], dtype=np.int64)}
     return {}

@@ -64,27 +64,40 @@ def _item_rows(item: Item, random: np.random.Generator, top_k: int, float16: boo
         columns["moments"].append(np.array([[tail.mean(), tail.var()] if len(tail) else [0, 0]], np.float32))
         columns["gold"].append(np.array([np.nan if label == IGNORE else logprobs[label]], np.float32))
     empty = {
-        "ids": np.zeros(0, np.int64),
         "atoms": np.zeros((0, NUM_ATOMS, 2), np.float32),
         "moments": np.zeros((0, 2), np.float32),
     }
     nothing = np.zeros(0, np.float32)
+    kept = np.array([len(part) for part in columns["ids"]], dtype=np.int64)
+    padded = {
+        "ids": pad(columns.pop("ids"), fill=0, dtype=np.int64),
+        "logprobs": pad(columns.pop("logprobs"), fill=-np.inf, dtype=np.float32),
+    }
     joined = {name: np.concatenate([empty.get(name, nothing), *parts]) for name, parts in columns.items()}
     if item.num_rows and (item.classes_R <= top_k).all():
         joined["atoms"] = joined["atoms"][:, :0]
     return SparseRows(
         row_ptr=np.array([0, item.num_rows]),
-        entry_ptr=pointers(np.array([len(part) for part in columns["ids"]], dtype=np.int64)),
+        num_kept=kept,
         num_classes=item.classes_R,
+        **padded,
         **joined,
     )
+
+
+def pad(parts: Sequence[np.ndarray], *, fill: float, dtype: type) -> np.ndarray:
+    """Entries of each row as [R, K], K that of the longest row."""
+    matrix = np.full((len(parts), max(map(len, parts), default=0)), fill, dtype)
+    for row, part in zip(matrix, parts, strict=True):
+        row[: len(part)] = part
+    return matrix
 
 
 def identity_of(rows: SparseRows, *, codec: str = "fast", **changes: object) -> TeacherIdentity:
     """A teacher that these rows could be of."""
     values = {
         "num_classes": int(rows.num_classes.max(initial=1)),
-        "top_k": max(int(np.diff(rows.entry_ptr).max(initial=1)), 1),
+        "top_k": max(int(rows.num_kept.max(initial=1)), 1),
         "num_atoms": max(rows.atoms.shape[1], 1),
         "codec": codec,
     }

@@ -26,8 +26,18 @@ def change(rows, **values):
         (lambda r: change(r, lse=r.lse[:-1]), "the arrays of the rows differ in length"),
         (lambda r: change(r, ids=r.ids[:-1]), "the arrays of the rows differ in length"),
         (lambda r: change(r, row_ptr=np.array([0, 1])), "row_ptr must rise from 0 to 2"),
-        (lambda r: change(r, entry_ptr=np.array([0, 9, 8])), "entry_ptr must rise from 0 to 8"),
-        (lambda r: change(r, entry_ptr=np.array([0, 0, 8])), "row 0 keeps 0 of 7 classes; at least 1, at most all"),
+        (lambda r: change(r, num_kept=r.num_kept[:-1]), "the arrays of the rows differ in length"),
+        (lambda r: change(r, ids=r.ids[:, :3]), r"ids are \[2, 3\] and logprobs \[2, 4\]; both are \[rows, entries\]"),
+        (
+            lambda r: change(r, ids=r.ids.ravel()[:2]),
+            r"ids are \[2\] and logprobs \[2, 4\]; both are",
+        ),
+        (lambda r: change(r, num_kept=np.array([0, 4])), "row 0 keeps 0 of 7 classes; at least 1, at most all"),
+        (lambda r: change(r, num_kept=np.array([4, -1])), "row 1 keeps -1 of 7 classes; at least 1, at most all"),
+        (
+            lambda r: change(r, num_kept=np.array([4, 5])),
+            "row 1 keeps 5 of 7 classes; at least 1, at most all, and at most the 4 entries of a row",
+        ),
         (lambda r: change(r, ids=r.ids + 7), "a row keeps a class outside 0 to V - 1"),
     ],
 )

@@ -4,7 +4,7 @@ A codec turns rows into arrays whose first axis is the row, and back. Rows that 
 beyond those it keeps, hold an impossible fill, so that a hole is visible to any reader. A codec is a value without
 state; what the rows of a teacher share (tables) is handed to it.
 
-Shape suffixes: R rows  E entries  K kept (padded).
+Shape suffixes: R rows  K kept (padded).
 """
 
 from __future__ import annotations
@@ -175,9 +175,13 @@ def check_entries(codes_RK: NDArray[Any], kept: Kept, *, largest: int, fill: int
 def sign_set(values: NDArray[Any]) -> NDArray[Any]:
     """Log-probabilities with their sign bit set, zero too: then one comparison of bits tells them from all else.
 
+    As signed integers their bits are negative, as a rule all of them already: then they are given back as they are.
+
     Raises:
         CacheError: one above 0 by more than rounding.
     """
+    if values.view(f"i{values.itemsize}").max(initial=-1) < 0:
+        return values
     if (values > LOG_SLACK).any():
         raise CacheError(f"a log-probability of {float(np.nanmax(values)):g} is above 0")
     return np.where(np.isnan(values), values, -np.abs(np.minimum(values, 0))).astype(values.dtype)
@@ -206,23 +210,34 @@ def not_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
     return found
 
 
-def pad_entries(values_E: NDArray[Any], kept_R: NDArray[np.int64], width: int) -> NDArray[Any]:
-    """Ragged entries as a matrix [R, width], filled behind."""
-    matrix = np.full((len(kept_R), width), fill_value(values_E.dtype), dtype=values_E.dtype)
-    matrix[np.arange(width) < kept_R[:, None]] = values_E
-    return matrix
+def kept_entries(rows: SparseRows) -> tuple[NDArray[np.int32], int, NDArray[np.bool_] | None]:
+    """How many classes each row keeps, the largest number but at least 1, and where entries are.
+
+    The last is bool [R, K] over the first K = that number of places, or null where that is everywhere.
+    """
+    kept_R = rows.num_kept.astype(np.int32, copy=False)
+    width = max(int(kept_R.max(initial=1)), 1)
+    full = len(kept_R) > 0 and int(kept_R.min()) == width
+    return kept_R, width, None if full else np.arange(width) < kept_R[:, None]
+
+
+def filled(values_RK: NDArray[Any], kept_RK: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """The values with the fill of their type where nothing is kept."""
+    if kept_RK is None:
+        return values_RK
+    return np.where(kept_RK, values_RK, fill_value(values_RK.dtype))
 
 
 def common_arrays(rows: SparseRows | HiddenRows) -> dict[str, NDArray[Any]]:
     """The arrays that rows of every store have."""
     return {
-        "num_classes": rows.num_classes.astype(np.int32),
-        "lse": rows.lse.astype(np.float32),
-        "gold": rows.gold.astype(np.float32),
+        "num_classes": rows.num_classes.astype(np.int32, copy=False),
+        "lse": rows.lse.astype(np.float32, copy=False),
+        "gold": rows.gold.astype(np.float32, copy=False),
     }
 
 
-def refuse_infinite(matrix: NDArray[Any], kept_R: NDArray[np.int64]) -> None:
+def refuse_infinite(matrix: NDArray[Any], kept_R: NDArray[np.int32]) -> None:
     """Refuse rows whose values overflow the stored type.
 
     Raises:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.cache.codecs.base import Arrays, Filter, Spec, check_numbers, common_arrays, owned_rows
+from kdcache.cache.codecs.base import Arrays, Filter, Spec, check_numbers, common_arrays, not_finite, owned_rows
 from kdcache.cache.codecs.floats import HIDDEN_SPECS, hidden_rows
 from kdcache.cache.codecs.rotation import rotate, rotate_back
 from kdcache.cache.ragged import fill_value
@@ -44,9 +44,10 @@ class Int8:
 
     def encode(self, rows: HiddenRows, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows."""
-        if (bad_R := np.flatnonzero(~np.isfinite(rows.hidden).all(axis=1))).size:
+        vectors_RD = rows.vectors
+        if (bad_R := np.flatnonzero(not_finite(vectors_RD).any(axis=1))).size:
             raise CacheError(f"row {int(bad_R[0])} has a hidden vector that is not finite")
-        rotated_RD = rotate(rows.hidden - tables["mean"], seed=int(tables["rotation_seed"][0]))
+        rotated_RD = rotate(vectors_RD - tables["mean"], seed=int(tables["rotation_seed"][0]))
         scale_R = np.abs(rotated_RD).max(axis=1, initial=0.0).astype(np.float32) / np.float32(LARGEST_CODE)
         codes_RD = np.rint(rotated_RD / np.where(scale_R > 0, scale_R, 1)[:, None])
         return {

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdcache.cache.check import hidden_alignment
 from kdcache.cache.codec import check_arrays, encode, pack, unpack
 from kdcache.cache.codecs import CODECS
+from kdcache.cache.codecs.floats import to_bfloat16
+from kdcache.cache.invariants import invariants
 from kdcache.cache.ragged import concatenate, take
-from kdcache.core.errors import CacheDamaged
+from kdcache.core.errors import CacheDamaged, CacheError, CacheMismatch
 from kdcache.core.row_format import STORES
 
 from ..conftest import build_head, build_hidden, build_item, build_rows, build_teacher, identity_of, tables_of
@@ -46,11 +49,13 @@ def test_unpacking_gives_back_what_was_packed_within_the_codec_s_error(store, co
     for name in ("row_ptr", "num_classes", "gold"):
         np.testing.assert_array_equal(getattr(found, name), getattr(rows, name), err_msg=name)
     if store == "topk":
-        np.testing.assert_array_equal(found.entry_ptr, rows.entry_ptr)
-        np.testing.assert_array_equal(found.ids, rows.ids)
+        np.testing.assert_array_equal(found.num_kept, rows.num_kept)
+        np.testing.assert_array_equal(found.ids[found.kept], rows.ids[rows.kept])
+        assert (found.ids[~found.kept] == 0).all()
+        assert np.isneginf(found.logprobs[~found.kept]).all()
         np.testing.assert_allclose(found.moments, rows.moments, rtol=2**-11)
         slack = 1 / 64 + 1e-6 if codec == "compact" else 0
-        np.testing.assert_allclose(found.logprobs, rows.logprobs, rtol=0, atol=slack)
+        np.testing.assert_allclose(found.logprobs[found.kept], rows.logprobs[rows.kept], rtol=0, atol=slack)
     else:
         slack = {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8, "int8": 0.03}[codec]
         np.testing.assert_allclose(found.hidden, rows.hidden, rtol=slack, atol=4 * slack)
@@ -125,26 +130,80 @@ def test_arrays_of_another_type_shape_or_name_are_damage(store, codec):
                 check_arrays({**arrays, name: array[:2]}, identity.row_format, tables)
 
 
+def as_bytes(arrays):
+    return {name: (array.dtype, array.tobytes()) for name, array in arrays.items()}
+
+
+def some_kept(rows, kept):
+    """Rows cut to some of their entries, as `top_p` does."""
+    kept_RK = np.arange(rows.ids.shape[1]) < kept[:, None]
+    ids, logprobs = np.where(kept_RK, rows.ids, 0), np.where(kept_RK, rows.logprobs, np.float32(-np.inf))
+    return dataclasses.replace(rows, num_kept=kept, ids=ids, logprobs=logprobs)
+
+
+@pytest.mark.parametrize("kept", [[4, 4, 4], [4, 1, 2]])
+@pytest.mark.parametrize("id_type", [np.uint16, np.int32, np.int64])
+@pytest.mark.parametrize("codec", ["fast", "compact", "dense"])
+def test_narrow_types_of_a_device_give_the_same_bytes(codec, id_type, kept):
+    items = [build_item("a", num_classes=4 if codec == "dense" else 50, num_rows=3)]
+    items = [dataclasses.replace(items[0], classes_R=np.array(kept, np.int32))] if codec == "dense" else items
+    wide = build_rows(items, top_k=4)
+    if codec != "dense":
+        wide = some_kept(wide, np.array(kept))
+    identity = identity_of(wide, codec=codec)
+    tables = tables_of(identity)
+    narrow = dataclasses.replace(
+        wide,
+        ids=wide.ids.astype(id_type),
+        num_kept=wide.num_kept.astype(np.int32),
+        # these log-probabilities are float16 numbers; those of dense rows are not
+        logprobs=wide.logprobs if codec == "dense" else wide.logprobs.astype(np.float16),
+    )
+    invariants(narrow, mass_slack=1.0)
+    wanted, found = (encode(rows, identity.row_format, tables) for rows in (wide, narrow))
+    assert as_bytes(found) == as_bytes(wanted)
+
+
+@pytest.mark.parametrize("codec", ["float16", "bfloat16", "int8", "float32"])
+@pytest.mark.parametrize("given_type", ["float16", "bfloat16"])
+def test_narrow_hidden_vectors_of_a_device_give_the_same_bytes(codec, given_type):
+    head = build_head(num_classes=30, hidden_size=12)
+    items = [build_item("a", num_classes=30, num_rows=5)]
+    rows = build_hidden(items, head)
+    hidden = rows.hidden.astype(np.float16) if given_type == "float16" else to_bfloat16(rows.hidden)
+    narrow = dataclasses.replace(rows, hidden=hidden)
+    wide = dataclasses.replace(rows, hidden=narrow.vectors.astype(np.float32))
+    identity = build_teacher(store="hidden", codec=codec, hidden_size=12, num_classes=30)
+    tables = tables_of(identity)
+    wanted, found = (encode(these, identity.row_format, tables) for these in (wide, narrow))
+    assert as_bytes(found) == as_bytes(wanted)
+    invariants(narrow)
+    hidden_alignment(narrow, items[0].labels_R, head=head, identity=identity, exact=True)
+    with pytest.raises(CacheMismatch):
+        hidden_alignment(narrow, np.roll(items[0].labels_R, 1), head=head, identity=identity, exact=True)
+    broken = hidden.copy()
+    broken[3, 2] = np.inf if given_type == "float16" else 0x7F80
+    broken_rows = dataclasses.replace(rows, hidden=broken)
+    with pytest.raises(CacheDamaged, match=r"1 of 5 rows have a hidden vector .* that is not finite \(row 3\)"):
+        invariants(broken_rows)
+    with pytest.raises(CacheError, match="row 3 has a hidden vector that is not finite"):
+        encode(broken_rows, identity.row_format, tables)
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), codec=st.sampled_from(["fast", "compact"]), num_classes=st.sampled_from([9, 70_000]))
 def test_ragged_rows_as_top_p_keeps_them_come_back(data, codec, num_classes):
     items = [build_item("a", num_classes=num_classes, num_rows=3)]
     wide = build_rows(items, top_k=8)
     kept = np.array(data.draw(st.lists(st.integers(1, 8), min_size=3, max_size=3)))
-    entries = np.concatenate([np.arange(n) + 8 * r for r, n in enumerate(kept)])
-    rows = dataclasses.replace(
-        wide,
-        entry_ptr=np.concatenate([[0], np.cumsum(kept)]),
-        ids=wide.ids[entries],
-        logprobs=wide.logprobs[entries],
-    )
+    rows = some_kept(wide, kept)
     identity = identity_of(rows, codec=codec, top_k=8, top_p=0.9)
     tables = tables_of(identity)
     arrays = encode(rows, identity.row_format, tables, num_rows=5)
     check_arrays(arrays, identity.row_format, tables)
     found = unpack(pack(rows, identity.row_format, tables))
-    assert found.entry_ptr.tolist() == rows.entry_ptr.tolist()
-    assert found.ids.tolist() == rows.ids.tolist()
+    assert found.num_kept.tolist() == kept.tolist()
+    assert found.ids.tolist() == rows.ids[:, : kept.max()].tolist()
 
 
 @pytest.mark.parametrize("codec", ["fast", "compact"])
@@ -162,7 +221,7 @@ def test_ragged_rows_as_top_p_keeps_them_come_back(data, codec, num_classes):
 def test_ids_beyond_17_bits_come_back(codec, num_classes, high):
     # One tool packs ids in 17 bits: vocabularies above 131,072 wrap around.
     rows = build_rows([build_item("a", num_classes=9)], top_k=3)
-    ids = np.array([num_classes - 1, 0, num_classes // 2])
+    ids = np.array([[num_classes - 1, 0, num_classes // 2]])
     rows = dataclasses.replace(rows, ids=ids, num_classes=np.array([num_classes], np.int32))
     identity = identity_of(rows, codec=codec)
     tables = tables_of(identity)
@@ -175,9 +234,9 @@ def test_ids_beyond_17_bits_come_back(codec, num_classes, high):
 def test_the_largest_vocabulary_has_ids_up_to_31_bits():
     rows = build_rows([build_item("a", num_classes=9)], top_k=2)
     largest = 2**31 - 1
-    rows = dataclasses.replace(rows, ids=np.array([largest - 1, 65_535]), num_classes=np.array([largest], np.int32))
+    rows = dataclasses.replace(rows, ids=np.array([[largest - 1, 65_535]]), num_classes=np.array([largest], np.int32))
     identity = identity_of(rows)
-    assert unpack(pack(rows, identity.row_format, {})).ids.tolist() == [largest - 1, 65_535]
+    assert unpack(pack(rows, identity.row_format, {})).ids.tolist() == [[largest - 1, 65_535]]
 
 
 @pytest.mark.parametrize("codec", ["fast", "compact"])

@@ -17,12 +17,12 @@ def rows_of(*classes):
 
 def test_dense_rows_are_float32_in_class_order_whatever_order_they_come_in():
     rows = rows_of(3)
-    turned = dataclasses.replace(rows, ids=rows.ids[::-1], logprobs=rows.logprobs[::-1])
+    turned = dataclasses.replace(rows, ids=rows.ids[:, ::-1], logprobs=rows.logprobs[:, ::-1])
     packed = pack(turned, identity_of(rows).row_format, {})
     assert sorted(packed.arrays) == ["gold", "logprobs", "lse", "num_classes", "num_kept"]
     assert packed.arrays["logprobs"].dtype == np.float32
-    assert packed.arrays["logprobs"][0].tolist() == rows.logprobs.tolist()
-    assert unpack(packed).ids.tolist() == [0, 1, 2]
+    assert packed.arrays["logprobs"].tolist() == rows.logprobs.tolist()
+    assert unpack(packed).ids.tolist() == [[0, 1, 2]]
 
 
 def test_rows_of_fewer_classes_are_filled_and_come_back():
@@ -41,7 +41,7 @@ def test_a_row_that_does_not_keep_all_its_classes_is_refused():
 def test_a_class_kept_twice_is_refused():
     rows = rows_of(3)
     with pytest.raises(CacheError, match="not finite in float32, or keeps a class twice"):
-        encode(dataclasses.replace(rows, ids=np.array([0, 0, 1])), identity_of(rows).row_format, {})
+        encode(dataclasses.replace(rows, ids=np.array([[0, 0, 1]])), identity_of(rows).row_format, {})
 
 
 def test_a_count_other_than_v_is_damage():

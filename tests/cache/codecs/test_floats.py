@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache.codec import check_arrays, encode
-from kdcache.cache.codecs.floats import from_bfloat16, to_bfloat16
+from kdcache.cache.codecs.floats import from_bfloat16, from_float16, to_bfloat16
 from kdcache.core.errors import CacheDamaged, CacheError
 
 from ..conftest import build_head, build_hidden, build_item, build_teacher
@@ -50,3 +50,9 @@ def test_one_component_lost_or_added_is_damage(codec):
         broken["hidden"][target, 2] = arrays["hidden"][source, 2]
         with pytest.raises(CacheDamaged, match="hidden has a hole, or values where no row is"):
             check_arrays(broken, identity.row_format, {})
+
+
+def test_every_finite_float16_becomes_its_float32():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    assert from_float16(finite).tobytes() == finite.astype(np.float32).tobytes()
