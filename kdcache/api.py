@@ -243,12 +243,7 @@ class TeacherCache:
     def exactness(self, objective: Objective) -> rule.Verdict:
         """Whether this cache gives an objective exactly, within a bound, or only approximately."""
         identities = [self.cache.teacher(name) for name in self.teachers]
-        return rule.worst(
-            *(
-                rule.judge(objective, top_k=i.top_k, num_classes=i.num_classes, store=i.store, codec=i.codec)
-                for i in identities
-            )
-        )
+        return rule.worst(*(rule.judge(objective, identity.row_format) for identity in identities))
 
 
 def open(  # noqa: A001

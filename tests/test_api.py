@@ -42,7 +42,7 @@ def test_a_dataset_has_the_split_in_the_caches_order(cache: TeacherCache) -> Non
     assert (rows.num_rows, item.num_rows) == (1, 1)
     again = cache.cache.rows("t_hs", cache.cache.plan.indices("train")[5:6])
     assert isinstance(again, SparseRows)
-    assert rows.arrays["logprobs"].tolist() == [again.logprobs.tolist()]
+    assert rows.arrays["logprobs"].tolist() == again.logprobs.tolist()
 
 
 def test_an_index_counts_from_the_end_or_is_refused(cache: TeacherCache) -> None:

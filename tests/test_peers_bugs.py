@@ -79,7 +79,7 @@ def test_a_reader_takes_the_codecs_settings_from_the_cache(name: str) -> None:
     items = [build_item(f"i{i}", num_rows=3, num_classes=40) for i in range(4)]
     rows = build_rows(items, top_k=6)
     identity = identity_of(rows, codec=name)
-    packed = codec.pack(rows, identity, tables_of(identity))
+    packed = codec.pack(rows, identity.row_format, tables_of(identity))
     assert packed.codec == name
     again = unpack(packed)
     assert again.ids.tolist() == rows.ids.tolist()
@@ -96,7 +96,7 @@ def test_short_rows_do_not_pay_for_the_longest(tmp_path: Path, name: str) -> Non
         if keep_long:
             rows = concatenate([rows, build_rows([build_item("long", num_classes=5000)], top_k=256)])
         identity = identity_of(rows, codec=name, num_classes=5000, top_k=256)
-        packed = codec.pack(rows, identity, tables_of(identity))
+        packed = codec.pack(rows, identity.row_format, tables_of(identity))
         files = to_files(packed.arrays, chunk_rows=1 << 20, attributes={})
         return sum(map(len, files.values()))
 

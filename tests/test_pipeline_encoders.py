@@ -123,8 +123,8 @@ def lines(rows: Rows) -> Iterator[NDArray[np.float64]]:
             if isinstance(rows, HiddenRows):
                 values = rows.hidden[r]
             else:
-                entries = slice(rows.entry_ptr[r], rows.entry_ptr[r + 1])
-                values = rows.logprobs[entries][np.argsort(rows.ids[entries])]
+                kept = rows.num_kept[r]
+                values = rows.logprobs[r, :kept][np.argsort(rows.ids[r, :kept])]
             parts.append(np.concatenate([values, rows.lse[r : r + 1], rows.gold[r : r + 1]]))
         yield np.concatenate(parts).astype(np.float64)
 

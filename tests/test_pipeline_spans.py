@@ -94,7 +94,7 @@ def test_every_cached_row_is_the_teachers_own_without_padding(spans_study):
         wanted = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         first = rows.row_ptr[i]
         for r in range(item.num_rows):
-            part = slice(rows.entry_ptr[first + r], rows.entry_ptr[first + r + 1])
+            part = (first + r, slice(rows.num_kept[first + r]))
             assert len(rows.ids[part]) == wanted.shape[1] == rows.num_classes[first + r] == item.classes_R[r]
             found = np.full(wanted.shape[1], np.nan)
             found[rows.ids[part]] = rows.logprobs[part]

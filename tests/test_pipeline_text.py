@@ -66,7 +66,7 @@ def check_fidelity(kind: str, folder: Path, run: Path, found: dict[str, float]) 
     auto = AutoModelForSeq2SeqLM if kind == "translation" else AutoModelForCausalLM
     models = [auto.from_pretrained(place).eval() for place in (folder / "out/teacher/selected/t_hs", run / "selected")]
     cache = Cache.open(folder / "out/cache")
-    num_classes = cache.teacher("t_hs").num_classes
+    num_classes = cache.teacher("t_hs").row_format.num_classes
     assert num_classes > 16  # what is kept
     agreed, nats = [], []
     for item in cache.items(cache.plan.indices("validation")):
@@ -101,8 +101,8 @@ def test_every_cached_row_is_the_teachers_own_without_padding(text_study):
     cache, hidden = Cache.open(folder / "out/cache"), Cache.open(folder / "out/hidden/cache")
     indices = cache.plan.indices("validation")
     rows, vectors = cache.rows("t_hs", indices), hidden.rows("t_hs", indices)
-    num_classes = cache.teacher("t_hs").num_classes
-    assert num_classes == hidden.teacher("t_hs").num_classes
+    num_classes = cache.teacher("t_hs").row_format.num_classes
+    assert num_classes == hidden.teacher("t_hs").row_format.num_classes
     assert num_classes <= model.config.vocab_size - (0 if kind == "translation" else 5)
     for i, item in enumerate(cache.items(indices)):
         inputs = {name: torch.from_numpy(v[None].astype(np.int64)) for name, v in item.inputs.items()}
@@ -111,7 +111,7 @@ def test_every_cached_row_is_the_teachers_own_without_padding(text_study):
         wanted, lse = torch.log_softmax(logits, dim=1).numpy(), torch.logsumexp(logits, dim=1).numpy()
         first = rows.row_ptr[i]
         for r in range(item.num_rows):
-            part = slice(rows.entry_ptr[first + r], rows.entry_ptr[first + r + 1])
+            part = (first + r, slice(rows.num_kept[first + r]))
             np.testing.assert_allclose(rows.logprobs[part], wanted[r, rows.ids[part]], atol=4e-3)
             assert rows.lse[first + r] == pytest.approx(lse[r], abs=2e-3)
             assert rows.gold[first + r] == pytest.approx(wanted[r, item.labels_R[r]], abs=4e-3)

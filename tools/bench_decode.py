@@ -38,12 +38,12 @@ from zarr.storage import MemoryStore
 
 from kdcache.cache.blocks import decode_files
 from kdcache.cache.codec import codec_of, encode, pack, unpack
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.ragged import concatenate, take
 from kdcache.cache.records import CommitRecord, record_to_json
 from kdcache.cache.shards import to_files
 from kdcache.cache.store import FileRecord
 from kdcache.cache.tables import id_table
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import Item, SparseRows
 from kdcache.losses.targets import select, to_rows
 from tools import lm
@@ -119,21 +119,21 @@ Block = tuple[dict[str, bytes], CommitRecord]
 
 
 def encode_block(
-    rows: SparseRows, identity: TeacherIdentity, shared: Mapping[str, NDArray[Any]], *, chunk_rows: int
+    rows: SparseRows, row_format: RowFormat, shared: Mapping[str, NDArray[Any]], *, chunk_rows: int
 ) -> Block:
     """The files of a block and its commit record, as a writer makes them."""
     num_rows = -(-rows.num_rows // chunk_rows) * chunk_rows
     files = to_files(
-        encode(rows, identity, shared, num_rows=num_rows),
+        encode(rows, row_format, shared, num_rows=num_rows),
         chunk_rows=chunk_rows,
-        attributes={"teacher": identity.name, "block": "00000"},
-        compressor=identity.compressor,
-        filters=codec_of(identity).filters(identity.compressor),
+        attributes={"teacher": row_format.name, "block": "00000"},
+        compressor=row_format.compressor,
+        filters=codec_of(row_format).filters(row_format.compressor),
     )
     record = CommitRecord(
-        part=identity.name,
+        part=row_format.name,
         block="00000",
-        folder=f"teachers/{identity.name}/00000.0123456789abcdef",
+        folder=f"teachers/{row_format.name}/00000.0123456789abcdef",
         files={name: FileRecord.of(content) for name, content in files.items()},
         num_items=rows.num_items,
         num_rows=rows.num_rows,
@@ -143,25 +143,27 @@ def encode_block(
 
 
 def measure(
-    rows: SparseRows, identity: TeacherIdentity, shared: Mapping[str, NDArray[Any]], *, chunk_rows: int, repeat: int
+    rows: SparseRows, row_format: RowFormat, shared: Mapping[str, NDArray[Any]], *, chunk_rows: int, repeat: int
 ) -> Measure:
     """Encode a block of rows and read it again, in memory."""
-    files, record = encode_block(rows, identity, shared, chunk_rows=chunk_rows)
+    files, record = encode_block(rows, row_format, shared, chunk_rows=chunk_rows)
     data = sum(len(content) for name, content in files.items() if not name.endswith(".json"))
     fixed = sum(map(len, files.values())) - data + len(record_to_json(record))
     long = take(rows, np.tile(np.arange(rows.num_items), TIMES))
-    files, record = encode_block(long, identity, shared, chunk_rows=chunk_rows)
+    files, record = encode_block(long, row_format, shared, chunk_rows=chunk_rows)
     prototype = default_buffer_prototype()
     store = MemoryStore({name: prototype.buffer.from_bytes(content) for name, content in files.items()})
-    own = _cpu_seconds(lambda: decode_files(files, record, identity=identity, shared=shared), repeat)
+    own = _cpu_seconds(lambda: decode_files(files, record, row_format=row_format, shared=shared), repeat)
     theirs = _cpu_seconds(lambda: _read_zarr(store), max(repeat // 5, 3))
-    decoded = unpack(pack(rows, identity, shared))
-    raw = RAW_BYTES * len(long.ids)
+    decoded = unpack(pack(rows, row_format, shared))
+    raw = RAW_BYTES * int(long.num_kept.sum())
     return Measure(
         bytes_per_row=data / rows.num_rows + fixed / BLOCK_ROWS,
         speed=raw / own / 1e9,
         zarr_speed=raw / theirs / 1e9,
-        error=float(np.abs(decoded.logprobs - rows.logprobs).max()) if isinstance(decoded, SparseRows) else np.nan,
+        error=float(np.abs(decoded.logprobs[rows.kept] - rows.logprobs[rows.kept]).max())
+        if isinstance(decoded, SparseRows)
+        else np.nan,
     )
 
 
@@ -188,17 +190,9 @@ def report(table: Table, frequencies: NDArray[np.int32], *, chunk_rows: int, rep
     missed = 0
     for (k, rows), variant in itertools.product(table.items(), VARIANTS):
         codec, compressor = variant
-        identity = TeacherIdentity(
-            name="t",
-            source="lm",
-            weight_digest="0",
-            num_classes=len(frequencies),
-            top_k=k,
-            codec=codec,
-            compressor=compressor,
-        )
+        row_format = RowFormat.of(num_classes=len(frequencies), top_k=k, codec=codec, compressor=compressor)
         shared = {"id_table": frequencies} if codec == "compact" else {}
-        found = measure(rows, identity, shared, chunk_rows=chunk_rows, repeat=repeat)
+        found = measure(rows, row_format, shared, chunk_rows=chunk_rows, repeat=repeat)
         heavy = found.bytes_per_row > MOST_BYTES.get(variant, np.inf)
         slow = found.speed < LEAST_SPEED.get(variant, 0)
         over = k == BAR_SIZE and (heavy or slow)

@@ -29,13 +29,14 @@ from kdcache.cache.codec import pack
 from kdcache.cache.ragged import concatenate, take
 from kdcache.cache.records import record_to_json
 from kdcache.core.configuration import Configuration
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import SparseRows
 from kdcache.losses import divergence, packed
 from kdcache.losses.objective import Objective
 from kdcache.losses.rule import Tail, judge
 from kdcache.losses.targets import Targets
 from kdcache.teacher.fidelity import gradient, kl
-from kdcache.teacher.roundtrip import Tables, Variant, through
+from kdcache.teacher.roundtrip import Tables, through
 from kdcache.teacher.settings import parse_grid
 from kdcache.teacher.stores import first_rows, shared_tables, sparse_rows
 from tools import lm_rows
@@ -63,7 +64,7 @@ class Line:
     """A line of the table: a way to keep a row, and how its tail is used; `None` leaves that to the rule."""
 
     label: str
-    variant: Variant
+    variant: RowFormat
     tail: Tail | None = None
 
 
@@ -81,8 +82,10 @@ class Point:
 
 def table_lines(rows: LmRows) -> list[Line]:
     """Those of the table that kdcache implements."""
-    sparse = Variant(store="topk", codec="fast", num_classes=rows.num_classes)
-    hidden = Variant(store="hidden", codec="int8", num_classes=rows.num_classes, hidden_size=rows.teacher_RD.shape[1])
+    sparse = RowFormat.of(num_classes=rows.num_classes)
+    hidden = RowFormat.of(
+        num_classes=rows.num_classes, store="hidden", codec="int8", hidden_size=rows.teacher_RD.shape[1]
+    )
     uniform: list[Line] = [
         Line(label=f"top-{k}, curve, uniform tail", variant=replace(sparse, top_k=k), tail="uniform") for k in (16, 64)
     ]
@@ -96,12 +99,12 @@ def table_lines(rows: LmRows) -> list[Line]:
 def tables_of(rows: LmRows) -> dict[str, Tables]:
     """Codec -> what its rows share, as a dump makes it."""
     first = rows.outputs(np.arange(FIRST_ROWS))
-    return {
-        codec: shared_tables(
-            codec, items=rows.items, num_classes=rows.num_classes, first=first_rows(codec, first, top_k=64)
-        )
-        for codec in ("compact", "int8")
-    }
+    hidden_size = rows.teacher_RD.shape[1]
+    formats = (
+        RowFormat.of(num_classes=rows.num_classes, codec="compact"),
+        RowFormat.of(num_classes=rows.num_classes, store="hidden", codec="int8", hidden_size=hidden_size),
+    )
+    return {f.codec: shared_tables(f, items=rows.items, first=first_rows(f, first)) for f in formats}
 
 
 class Gradients:
@@ -148,10 +151,7 @@ class Gradients:
 
 
 def _gradient(configuration: Configuration, student_RV: Tensor, targets: Targets, line: Line) -> Tensor:
-    variant = line.variant
-    verdict = judge(
-        configuration, top_k=variant.top_k, num_classes=variant.num_classes, store=variant.store, codec=variant.codec
-    )
+    verdict = judge(configuration, line.variant)
     return gradient(Objective.of(configuration, tail=line.tail or verdict.tail), student_RV, targets)
 
 
@@ -181,11 +181,11 @@ def sparse_blocks(rows: LmRows, tables: Mapping[str, Tables]) -> tuple[dict[int,
         outputs = rows.outputs(part)  # a chunk is an item: its tokens are one sequence's
         mass = true_mass(outputs.logits_RV)
         for k in SIZES:
-            found = sparse_rows(outputs, top_k=k, top_p=1.0, dense=False)
+            row_format = RowFormat.of(num_classes=rows.num_classes, top_k=k)
+            found = sparse_rows(outputs, row_format)
             parts[k].append(found)
             if k in worst:
-                variant = Variant(store="topk", codec="fast", top_k=k, num_classes=rows.num_classes)
-                targets = packed.unpack(pack(found, variant.identity, {}), device="cpu")
+                targets = packed.unpack(pack(found, row_format, {}), device="cpu")
                 worst[k] = max(worst[k], _mass_error(targets, mass[:, :, TAIL_SIZES.index(k)]))
     return {k: concatenate(found) for k, found in parts.items()}, worst
 
@@ -234,16 +234,16 @@ def curve(rows: LmRows, tables: Mapping[str, Tables], blocks: Mapping[int, Spars
     return points
 
 
-def bytes_per_row(block: SparseRows, variant: Variant, tables: Mapping[str, Tables], chunk_rows: int) -> float:
+def bytes_per_row(block: SparseRows, variant: RowFormat, tables: Mapping[str, Tables], chunk_rows: int) -> float:
     """Bytes of a row on disk; metadata and commit record count over a block of `BLOCK_ROWS`."""
-    files, record = encode_block(block, variant.identity, tables.get(variant.codec, {}), chunk_rows=chunk_rows)
+    files, record = encode_block(block, variant, tables.get(variant.codec, {}), chunk_rows=chunk_rows)
     data = sum(len(content) for name, content in files.items() if not name.endswith(".json"))
     fixed = sum(map(len, files.values())) - data + len(record_to_json(record))
     return data / block.num_rows + fixed / BLOCK_ROWS
 
 
-def _sparse(rows: LmRows, k: int, codec: str) -> Variant:
-    return Variant(store="topk", codec=codec, top_k=k, num_classes=rows.num_classes)
+def _sparse(rows: LmRows, k: int, codec: str) -> RowFormat:
+    return RowFormat.of(codec=codec, top_k=k, num_classes=rows.num_classes)
 
 
 def show(table: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from kdcache.cache.codecs import CODECS
 from kdcache.cache.layout import Marker, TeacherIdentity, make_plan
 from kdcache.cache.ragged import pointers
 from kdcache.cache.writer import CacheWriter
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import IGNORE, HiddenRows, Item, Rows, SparseRows
 
 NUM_CLASSES, TOP_K, HIDDEN_SIZE, NUM_ATOMS = 70_000, 4, 6, 2
@@ -76,21 +77,23 @@ def make_sparse(items: list[Item], head: Arrays, *, top_k: int) -> SparseRows:
     """The top-k of the same teacher; its tail as one atom of the right mass."""
     hidden = make_hidden(items, head)
     logits = hidden.hidden.astype(np.float64) @ head["weight"].T.astype(np.float64) + head["bias"]
-    ids, logprobs, atoms, moments = [], [], [], []
+    size = len(hidden.num_classes)
+    ids, logprobs = np.zeros((size, top_k), np.int64), np.full((size, top_k), -np.inf, np.float32)
+    num_kept, atoms, moments = [], [], []
     for r, num_classes in enumerate(hidden.num_classes.tolist()):
         row = logits[r, :num_classes] - float(hidden.lse[r])
         kept = np.argsort(-row, kind="stable")[:top_k]
         tail = np.delete(row, kept)
-        ids.append(kept)
-        logprobs.append(row[kept])
+        num_kept.append(len(kept))
+        ids[r, : len(kept)], logprobs[r, : len(kept)] = kept, row[kept]
         first = [np.log(np.exp(tail).mean()), np.log(len(tail))] if len(tail) else [0, -np.inf]
         atoms.append([first, *[[0, -np.inf]] * (NUM_ATOMS - 1)])
         moments.append([tail.mean(), tail.var()] if len(tail) else [0, 0])
     return SparseRows(
         row_ptr=hidden.row_ptr,
-        entry_ptr=pointers(np.array([len(part) for part in ids])),
-        ids=np.concatenate(ids).astype(np.int64),
-        logprobs=np.concatenate(logprobs).astype(np.float32),
+        ids=ids,
+        logprobs=logprobs,
+        num_kept=np.array(num_kept),
         num_classes=hidden.num_classes,
         lse=hidden.lse,
         atoms=np.array(atoms, np.float32),
@@ -106,13 +109,15 @@ def make_teacher(store: str, codec: str, num_classes: int) -> tuple[TeacherIdent
         name=f"{codec}",
         source="models/golden",
         weight_digest="a1b2c3d4",
-        num_classes=num_classes,
-        store=store,
-        codec=codec,
-        compressor="zstd" if codec in ("compact", "int8") else "lz4",
-        top_k=0 if not sparse else num_classes if codec == "dense" else TOP_K,
-        hidden_size=0 if sparse else HIDDEN_SIZE,
-        num_atoms=NUM_ATOMS,
+        row_format=RowFormat.of(
+            num_classes=num_classes,
+            store=store,
+            codec=codec,
+            compressor="zstd" if codec in ("compact", "int8") else "lz4",
+            top_k=0 if not sparse else num_classes if codec == "dense" else TOP_K,
+            hidden_size=0 if sparse else HIDDEN_SIZE,
+            num_atoms=NUM_ATOMS,
+        ),
         score={"f1": 0.9},
     )
     tables: dict[str, NDArray[Any]] = {}
@@ -125,7 +130,9 @@ def make_teacher(store: str, codec: str, num_classes: int) -> tuple[TeacherIdent
 
 def make_rows(identity: TeacherIdentity, items: list[Item], head: Arrays) -> Rows:
     """The rows of a store."""
-    return make_hidden(items, head) if identity.store == "hidden" else make_sparse(items, head, top_k=identity.top_k)
+    if identity.row_format.store == "hidden":
+        return make_hidden(items, head)
+    return make_sparse(items, head, top_k=identity.row_format.top_k)
 
 
 def golden_blocks() -> dict[str, Any]:
@@ -135,12 +142,15 @@ def golden_blocks() -> dict[str, Any]:
         num_classes = SMALL_CLASSES if codec == "dense" else NUM_CLASSES if store == "topk" else 50
         identity, tables = make_teacher(store, codec, num_classes)
         rows = make_rows(identity, make_items(num_classes)[:2], make_head(num_classes))
-        packed = pack(rows, identity, tables)
+        packed = pack(rows, identity.row_format, tables)
         decoded = unpack(packed)
-        names = ("ids", "logprobs") if isinstance(decoded, SparseRows) else ("hidden",)
+        if isinstance(decoded, SparseRows):
+            values = {"ids": decoded.ids[decoded.kept], "logprobs": decoded.logprobs[decoded.kept]}
+        else:
+            values = {"hidden": decoded.hidden}
         blocks[codec] = {
             "arrays": {name: _to_tree(array) for name, array in sorted(packed.arrays.items())},
-            "decoded": {name: _to_tree(getattr(decoded, name)) for name in names},
+            "decoded": {name: _to_tree(array) for name, array in values.items()},
         }
     return blocks
 

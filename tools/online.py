@@ -25,10 +25,11 @@ from kdcache.cache.plan import chunk_rows_for, make_plan
 from kdcache.cache.reader import Cache
 from kdcache.cache.writer import CacheWriter
 from kdcache.core.configuration import Configuration
-from kdcache.core.types import Item, Rows
+from kdcache.core.row_format import RowFormat
+from kdcache.core.types import Item
 from kdcache.losses.objective import Objective
 from kdcache.losses.rule import judge
-from kdcache.teacher.stores import Outputs, first_rows, hidden_rows, shared_tables, sparse_rows
+from kdcache.teacher.stores import Outputs, first_rows, rows_of, shared_tables
 from kdcache.training import heads
 from kdcache.training.batch import Batch, CachedSteps, MemorySteps, TrainStep, collate
 
@@ -95,20 +96,9 @@ def write_cache(root: Path, teacher: Any, items: Sequence[Item], stores: Sequenc
         for kept in stores:
             if number == 0:
                 _add(writer, kept, spec, items, outputs)
-            rows = (
-                hidden_rows(outputs)
-                if kept.store == "hidden"
-                else sparse_rows(outputs, top_k=kept.top_k, top_p=1.0, dense=kept.codec == "dense")
-            )
-            writer.write_rows(kept.name, block, rows)
+            writer.write_rows(kept.name, block, rows_of(outputs, writer.teachers[kept.name].row_format))
     writer.seal()
     return Cache.open(root)
-
-
-def _rows(kept: Kept, outputs: Outputs) -> Rows:
-    if kept.store == "hidden":
-        return hidden_rows(outputs)
-    return sparse_rows(outputs, top_k=kept.top_k, top_p=1.0, dense=kept.codec == "dense")
 
 
 def _outputs(teacher: Any, spec: heads.HeadSpec, items: Sequence[Item]) -> Outputs:
@@ -134,15 +124,15 @@ def _add(writer: CacheWriter, kept: Kept, spec: heads.HeadSpec, items: Sequence[
         name=kept.name,
         source="teacher",
         weight_digest=kept.name,
-        num_classes=int(outputs.num_classes_R.max()),
-        store=kept.store,
-        codec=kept.codec,
-        top_k=kept.top_k,
-        hidden_size=spec.hidden_size if hidden else 0,
-        num_atoms=5 if kept.codec in ("fast", "compact") else 0,
+        row_format=RowFormat.of(
+            num_classes=int(outputs.num_classes_R.max()),
+            store=kept.store,
+            codec=kept.codec,
+            top_k=kept.top_k,
+            hidden_size=spec.hidden_size if hidden else 0,
+        ),
     )
-    first = first_rows(kept.codec, outputs, top_k=kept.top_k)
-    shared = shared_tables(kept.codec, items=items, num_classes=identity.num_classes, first=first)
+    shared = shared_tables(identity.row_format, items=items, first=first_rows(identity.row_format, outputs))
     writer.add_teacher(identity, shared=shared, head=dict(heads.to_arrays(spec.head)) if hidden else {})
 
 
@@ -190,8 +180,7 @@ def train_cached(
         seed=schedule.seed,
     )
     steps = CachedSteps(loader=loader, teachers=(name,), pad_token_id=0)
-    kept = cache.teacher(name)
-    verdict = judge(configuration, top_k=kept.top_k, num_classes=kept.num_classes, store=kept.store, codec=kept.codec)
+    verdict = judge(configuration, cache.teacher(name).row_format)
     objective = Objective.of(configuration, tail=verdict.tail)
 
     def loss(model: Any, batch: Batch, step: TrainStep) -> Tensor:

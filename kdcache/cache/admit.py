@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kdcache.cache.check import alignment, hidden_alignment, invariants
+from kdcache.cache.check import alignment, hidden_alignment
 from kdcache.cache.codecs.base import Arrays
+from kdcache.cache.invariants import invariants, wide
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import CacheError, CacheMismatch
-from kdcache.core.types import HiddenRows, Item, Rows
+from kdcache.core.row_format import RowFormat
+from kdcache.core.types import HiddenRows, Item, Rows, SparseRows
 
 
 def check_rows(rows: Rows, items: Sequence[Item], identity: TeacherIdentity, *, head: Arrays, what: str) -> None:
@@ -45,9 +47,10 @@ def check_rows(rows: Rows, items: Sequence[Item], identity: TeacherIdentity, *, 
             f"rows are shifted, or a padded vocabulary was not cut"
         )
     largest = int(rows.num_classes.max(initial=0))
-    if largest > identity.num_classes:
-        raise CacheError(f"{what} has a row of {largest} classes; the teacher was added with {identity.num_classes}")
-    _check_widths(rows, identity, what=what)
+    if largest > (added := identity.row_format.num_classes):
+        raise CacheError(f"{what} has a row of {largest} classes; the teacher was added with {added}")
+    _check_widths(rows, identity.row_format, what=what)
+    rows = wide(rows) if isinstance(rows, SparseRows) else rows
     invariants(rows, what=what)
     labels_R = np.concatenate([np.zeros(0, np.int32), *(item.labels_R for item in items)])
     if isinstance(rows, HiddenRows):
@@ -56,19 +59,19 @@ def check_rows(rows: Rows, items: Sequence[Item], identity: TeacherIdentity, *, 
         alignment(rows, labels_R, what=what)
 
 
-def _check_widths(rows: Rows, identity: TeacherIdentity, *, what: str) -> None:
-    if isinstance(rows, HiddenRows) != (identity.store == "hidden"):
-        raise CacheError(f"{what} is {type(rows).__name__}; the teacher was added with store {identity.store}")
+def _check_widths(rows: Rows, row_format: RowFormat, *, what: str) -> None:
+    if isinstance(rows, HiddenRows) != (row_format.store == "hidden"):
+        raise CacheError(f"{what} is {type(rows).__name__}; the teacher was added with store {row_format.store}")
     if isinstance(rows, HiddenRows):
-        if rows.hidden.shape[1:] != (identity.hidden_size,):
+        if rows.hidden.shape[1:] != (row_format.hidden_size,):
             raise CacheError(
                 f"{what} has hidden vectors of {list(rows.hidden.shape[1:])}; "
-                f"the teacher was added with hidden_size {identity.hidden_size}"
+                f"the teacher was added with hidden_size {row_format.hidden_size}"
             )
         return
-    kept = int(np.diff(rows.entry_ptr).max(initial=0))
-    if kept > identity.top_k or rows.atoms.shape[1] not in (0, identity.num_atoms):
+    kept = int(rows.num_kept.max(initial=0))
+    if kept > row_format.top_k or rows.atoms.shape[1] not in (0, row_format.num_atoms):
         raise CacheError(
             f"{what} keeps {kept} classes and {rows.atoms.shape[1]} atoms a row, "
-            f"but the teacher was added with top_k {identity.top_k} and {identity.num_atoms} atoms"
+            f"but the teacher was added with top_k {row_format.top_k} and {row_format.num_atoms} atoms"
         )

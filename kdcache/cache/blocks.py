@@ -152,5 +152,5 @@ def decode_files(
         from_files(files)
         raise
     arrays = from_files(files, verified=True)
-    check_arrays(arrays, identity, shared)
+    check_arrays(arrays, identity.row_format, shared)
     return arrays

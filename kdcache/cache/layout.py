@@ -14,6 +14,7 @@ from kdcache.cache.jsonio import need, to_json
 from kdcache.cache.plan import Block, Plan, chunk_rows_for, make_plan
 from kdcache.cache.store import check_name
 from kdcache.core.errors import CacheDamaged, CacheError, CacheFormatError
+from kdcache.core.row_format import RowFormat
 from kdcache.version import __version__
 
 __all__ = ["MARKER", "PLAN", "Block", "Marker", "Plan", "TeacherIdentity", "chunk_rows_for", "make_plan"]
@@ -26,11 +27,6 @@ READER_FEATURES: frozenset[str] = frozenset()
 """Reader features that this version knows; a cache that needs another is refused."""
 WRITER_FEATURES: frozenset[str] = frozenset()
 """Writer features that this version knows; a cache that needs another is read-only."""
-STORES = {"topk": ("dense", "fast", "compact"), "hidden": ("float32", "float16", "bfloat16", "int8")}
-"""Store -> its codecs."""
-COMPRESSORS = ("lz4", "zstd")
-LARGEST_CLASSES = 2**31 - 1
-HIDDEN_NEEDS = "hidden_size of at least 1 and top_k 0"
 ROLES = ("t_hs", "t_ll", "user")
 _UNCOMPARED = ("uuid", "created_by", "extra")
 
@@ -109,15 +105,7 @@ class TeacherIdentity:
         weight_digest: hex digest of the weights.
         role: `t_hs` (highest validation score), `t_ll` (lowest validation NLL) or `user`.
         score: on the validation split: the metric, `nll`, `ece`, `brier`, `temperature`, ...
-        store: `topk` or `hidden`.
-        codec: how the values of a row are stored, one of `STORES[store]`; given as another
-            of store topk, it becomes `dense` where top_k >= num_classes, and only there.
-        compressor: `lz4` or `zstd`, of the arrays' chunks.
-        top_k: classes kept of a row, at most; 0 for `hidden`.
-        top_p: 1, or the mass up to which a row's classes are kept.
-        hidden_size: D of `hidden`, else 0.
-        num_atoms: atoms of the tail curve; 0 if dense.
-        num_classes: the largest V of any row.
+        row_format: what is kept of a row; `teacher.json` has its fields beside the others.
         aliases: other names of the same weights, e.g. `t_ll` where one checkpoint is both.
         dtype: what the teacher ran in, e.g. `float32`.
     """
@@ -125,16 +113,9 @@ class TeacherIdentity:
     name: str
     source: str
     weight_digest: str
-    num_classes: int
+    row_format: RowFormat
     role: str = "user"
     score: Mapping[str, float] = field(default_factory=dict)
-    store: str = "topk"
-    codec: str = "fast"
-    compressor: str = "lz4"
-    top_k: int = 64
-    top_p: float = 1.0
-    hidden_size: int = 0
-    num_atoms: int = 5
     dtype: str = "float32"
     aliases: tuple[str, ...] = ()
 
@@ -144,17 +125,18 @@ class TeacherIdentity:
                 raise CacheFormatError("a teacher cannot be called items; that folder holds the items")
         if len(set(self.names)) != len(self.names):
             raise CacheError(f"teacher {self.name} has a name twice: {', '.join(self.names)}")
-        for name, value, allowed in (("role", self.role, ROLES), ("store", self.store, STORES)):
-            if value not in allowed:
-                raise CacheError(f"{name} of teacher {self.name} is {value!r}; allowed: {', '.join(allowed)}")
-        if self.store == "topk" and self.codec in STORES["topk"] and self.top_k >= self.num_classes:
-            object.__setattr__(self, "codec", "dense")
-        _check_store(self)
+        if self.role not in ROLES:
+            raise CacheError(f"role of teacher {self.name} is {self.role!r}; allowed: {', '.join(ROLES)}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """Its name and its aliases."""
         return (self.name, *self.aliases)
+
+    def to_tree(self) -> dict[str, Any]:
+        """The values of `teacher.json`, flat."""
+        own = {name: getattr(self, name) for name in _own_fields()}
+        return {**own, **{name: getattr(self.row_format, name) for name in _format_fields()}}
 
     def to_json(self) -> bytes:
         """The bytes of `teacher.json`.
@@ -162,7 +144,7 @@ class TeacherIdentity:
         Raises:
             CacheError: a score is NaN or infinite.
         """
-        return to_json({f.name: getattr(self, f.name) for f in fields(self)})
+        return to_json(self.to_tree())
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any], *, where: str) -> TeacherIdentity:
@@ -172,9 +154,12 @@ class TeacherIdentity:
             CacheDamaged: a key is missing, has another type, or contradicts another.
             CacheFormatError: a name that cannot be one.
         """
-        values = {f.name: _checked(f.name, need(tree, f.name, where=where), f.type, where=where) for f in fields(cls)}
+        own, kept = (
+            {name: _checked(name, need(tree, name, where=where), hint, where=where) for name, hint in hints.items()}
+            for hints in (_own_fields(), _format_fields())
+        )
         try:
-            return cls(**values)
+            return cls(**own, row_format=RowFormat(**kept))
         except CacheFormatError:
             raise
         except CacheError as error:
@@ -185,51 +170,24 @@ class TeacherIdentity:
 
         Source and scores are not among them: a folder may move, and scores are measured anew on every run.
         """
-        names = [f.name for f in fields(self) if f.name not in ("name", "source", "score")]
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        mine, theirs = self.to_tree(), other.to_tree()
+        names = [name for name in mine if name not in ("name", "source", "score")]
+        return {name: (mine[name], theirs[name]) for name in names if mine[name] != theirs[name]}
 
 
-def _check_store(identity: TeacherIdentity) -> None:
-    """Refuse settings of a store that contradict each other."""
-    who, codecs = f"teacher {identity.name}", STORES[identity.store]
-    if identity.codec not in codecs:
-        raise CacheError(
-            f"codec of {who} is {identity.codec!r}; allowed with store {identity.store}: {', '.join(codecs)}"
-        )
-    if identity.compressor not in COMPRESSORS:
-        raise CacheError(f"compressor of {who} is {identity.compressor!r}; allowed: {', '.join(COMPRESSORS)}")
-    if not 1 <= identity.num_classes <= LARGEST_CLASSES:
-        raise CacheError(f"num_classes of {who} is {identity.num_classes}; allowed: 1 to 2^31 - 1")
-    if not 0 < identity.top_p <= 1:
-        raise CacheError(f"top_p of {who} is {identity.top_p:g}; allowed: above 0, at most 1")
-    if identity.store == "hidden":
-        for name, found, least in (("hidden_size", identity.hidden_size, 1), ("top_k", -identity.top_k, 0)):
-            if found < least:
-                raise CacheError(f"{name} of {who} is {abs(found)}; store hidden needs {HIDDEN_NEEDS}")
-        return
-    if identity.top_k < 1:
-        raise CacheError(f"top_k of {who} is {identity.top_k}; it must be at least 1")
-    if identity.hidden_size:
-        raise CacheError(f"hidden_size of {who} is {identity.hidden_size}; set it to 0 for store topk")
-    if identity.codec == "dense" and identity.top_k < identity.num_classes:
-        raise CacheError(
-            f"codec of {who} is 'dense' with top_k {identity.top_k} of {identity.num_classes} classes; "
-            f"dense keeps all classes: raise top_k, or choose codec fast or compact"
-        )
+def _own_fields() -> dict[str, Any]:
+    """Fields of an identity that `teacher.json` has under their names -> their types."""
+    return {f.name: f.type for f in fields(TeacherIdentity) if f.name != "row_format"}
 
 
-def kept(identity: TeacherIdentity) -> str:
-    """What is kept of a row, in a word: `topk64`, `topk64p0.98`, `hidden-int8`."""
-    if identity.store == "hidden":
-        return f"hidden-{identity.codec}"
-    return f"topk{identity.top_k}" + (f"p{identity.top_p:g}" if identity.top_p < 1 else "")
+def _format_fields() -> dict[str, Any]:
+    return {f.name: f.type for f in fields(RowFormat)}
 
 
 def cache_signature(marker: Marker, teachers: Sequence[TeacherIdentity], *, num_items: int) -> str:
     """One line that says what a whole cache holds, all splits and teachers; `signature` is of one split's targets."""
     sources = "+".join(f"{_source(t)}@{t.weight_digest[:4]}:{t.name}" for t in teachers) or "none"
-    stores = "+".join(dict.fromkeys(kept(t) for t in teachers)) or "items"
+    stores = "+".join(dict.fromkeys(t.row_format.word for t in teachers)) or "items"
     data = f"{marker.dataset_name}@{marker.dataset_digest[:4]}"
     return f"kdcache{marker.major}|{data}|{sources}|{stores}|items{num_items}"
 
@@ -240,13 +198,14 @@ def signature(marker: Marker, teacher: TeacherIdentity, *, split: str, num_items
     Example:
         >>> marker = Marker(dataset_name="mrpc", dataset_digest="3f2a9c", task="classification", labels=("no", "yes"),
         ...                 tokenizer_name="bert", tokenizer_digest="00", chunk_rows=4096)
-        >>> teacher = TeacherIdentity(name="t_ll", source="models/roberta-large", weight_digest="a1b2c3", num_classes=2)
+        >>> teacher = TeacherIdentity(name="t_ll", source="models/roberta-large", weight_digest="a1b2c3",
+        ...                           row_format=RowFormat.of(num_classes=2))
         >>> signature(marker, teacher, split="train", num_items=3668)
         'kdcache1|mrpc@3f2a.train|roberta-large@a1b2:t_ll|topk64|items3668'
     """
     return (
         f"kdcache{marker.major}|{marker.dataset_name}@{marker.dataset_digest[:4]}.{split}"
-        f"|{_source(teacher)}@{teacher.weight_digest[:4]}:{teacher.name}|{kept(teacher)}|items{num_items}"
+        f"|{_source(teacher)}@{teacher.weight_digest[:4]}:{teacher.name}|{teacher.row_format.word}|items{num_items}"
     )
 
 

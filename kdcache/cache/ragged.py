@@ -1,6 +1,6 @@
 """Ragged rows: pointers, taking items, joining blocks; the same for decoded and packed rows.
 
-Shape suffixes: I items  R rows  E entries  N atoms.
+Shape suffixes: I items  R rows  K kept (padded)  N atoms.
 """
 
 from __future__ import annotations
@@ -66,13 +66,11 @@ def take(rows: AnyRows, indices: NDArray[np.int64]) -> AnyRows:
             lse=rows.lse[row_R],
             gold=rows.gold[row_R],
         )
-    kept_R = np.diff(rows.entry_ptr)[row_R]
-    entry_E = ragged_indices(rows.entry_ptr[:-1][row_R], kept_R)
     return SparseRows(
         row_ptr=row_ptr,
-        entry_ptr=pointers(kept_R),
-        ids=rows.ids[entry_E],
-        logprobs=rows.logprobs[entry_E],
+        ids=rows.ids[row_R],
+        logprobs=rows.logprobs[row_R],
+        num_kept=rows.num_kept[row_R],
         num_classes=rows.num_classes[row_R],
         lse=rows.lse[row_R],
         atoms=rows.atoms[row_R],
@@ -84,8 +82,8 @@ def take(rows: AnyRows, indices: NDArray[np.int64]) -> AnyRows:
 def concatenate(parts: Sequence[AnyRows]) -> AnyRows:
     """The rows of several groups of items, one after another.
 
-    A dense part has no atoms; beside parts that have, it gets unused ones (log weight -inf). Packed parts may differ in
-    width; narrow ones are filled.
+    A dense part has no atoms; beside parts that have, it gets unused ones (log weight -inf). Parts may differ in width;
+    narrow ones are filled.
 
     Raises:
         CacheError: nothing to join, or packed rows of different stores or codecs.
@@ -109,9 +107,9 @@ def concatenate(parts: Sequence[AnyRows]) -> AnyRows:
     width = max(part.atoms.shape[1] for part in parts)
     return SparseRows(
         row_ptr=row_ptr,
-        entry_ptr=pointers(np.concatenate([np.diff(part.entry_ptr) for part in parts])),
-        ids=np.concatenate([part.ids for part in parts]),
-        logprobs=np.concatenate([part.logprobs for part in parts]),
+        ids=join_arrays([part.ids for part in parts], fill=0),
+        logprobs=join_arrays([part.logprobs for part in parts], fill=-np.inf),
+        num_kept=np.concatenate([part.num_kept for part in parts]),
         num_classes=np.concatenate([part.num_classes for part in parts]),
         lse=np.concatenate([part.lse for part in parts]),
         atoms=np.concatenate([with_atoms(part.atoms, width) for part in parts]),
@@ -128,13 +126,18 @@ def _join_packed(parts: Sequence[PackedRows], row_ptr: NDArray[np.int64]) -> Pac
     return replace(parts[0], row_ptr=row_ptr, arrays=arrays)
 
 
-def join_arrays(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Arrays [R, W] (or [R, ...] of one shape), one after another; narrow ones are filled up to the widest."""
+def join_arrays(arrays: Sequence[NDArray[Any]], *, fill: float | None = None) -> NDArray[Any]:
+    """Arrays [R, W] (or [R, ...] of one shape), one after another; narrow ones are filled up to the widest.
+
+    Args:
+        arrays: at least one.
+        fill: what stands behind the entries of a narrow one; default: `fill_value` of its type.
+    """
     width = max(array.shape[1] if array.ndim == 2 else 0 for array in arrays)
     if all(array.ndim != 2 or array.shape[1] == width for array in arrays):
         return np.concatenate(arrays)
-    dtype = arrays[0].dtype
-    joined = np.full((sum(map(len, arrays)), width), fill_value(dtype), dtype=dtype)
+    dtype = np.result_type(*arrays)
+    joined = np.full((sum(map(len, arrays)), width), fill_value(dtype) if fill is None else fill, dtype=dtype)
     start = 0
     for array in arrays:
         joined[start : start + len(array), : array.shape[1]] = array
@@ -151,6 +154,8 @@ def fill_value(dtype: np.dtype[Any]) -> Any:
 
 def with_atoms(atoms_RN2: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     """Atoms with unused ones appended, N = `width`."""
+    if atoms_RN2.shape[1] == width:
+        return atoms_RN2
     unused = np.zeros((len(atoms_RN2), width - atoms_RN2.shape[1], 2), dtype=np.float32)
     unused[..., 1] = -np.inf
     return np.concatenate([atoms_RN2, unused], axis=1)

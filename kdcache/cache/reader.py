@@ -185,7 +185,11 @@ class Cache:
                 for name in blocks[0]
             }
         return PackedRows(
-            row_ptr=pointers(num_rows), store=identity.store, codec=identity.codec, arrays=arrays, shared=shared
+            row_ptr=pointers(num_rows),
+            store=identity.row_format.store,
+            codec=identity.row_format.codec,
+            arrays=arrays,
+            shared=shared,
         )
 
     def shared(self, teacher: str) -> Mapping[str, NDArray[Any]]:
@@ -196,7 +200,7 @@ class Cache:
             CacheDamaged: bytes that are not those sealed.
         """
         identity = self.teacher(teacher)
-        return self._shared_file(identity, TABLES) if codec_of(identity).tables else NO_TABLES
+        return self._shared_file(identity, TABLES) if codec_of(identity.row_format).tables else NO_TABLES
 
     def head(self, teacher: str) -> Mapping[str, NDArray[Any]] | None:
         """The output head of a teacher of store `hidden`, else None.
@@ -210,7 +214,7 @@ class Cache:
             CacheDamaged: bytes that are not those sealed.
         """
         identity = self.teacher(teacher)
-        return self._shared_file(identity, HEAD) if identity.store == "hidden" else None
+        return self._shared_file(identity, HEAD) if identity.row_format.store == "hidden" else None
 
     def _shared_file(self, identity: TeacherIdentity, file: str) -> Arrays:
         def load() -> tuple[Arrays, int]:

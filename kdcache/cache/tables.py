@@ -57,14 +57,14 @@ def id_table(items: Iterable[Item], *, num_classes: int, rows: SparseRows | None
             found = item.inputs["input_ids"]
         counts_V += np.bincount(found[(found >= 0) & (found < num_classes)], minlength=num_classes)
     if rows is not None:
-        counts_V += np.bincount(rows.ids, minlength=num_classes)
+        counts_V += np.bincount(rows.ids[rows.kept], minlength=num_classes)
     return np.argsort(-counts_V, kind="stable").astype(np.int32)
 
 
 def needs(identity: TeacherIdentity) -> tuple[str, ...]:
     """Names of the files that a teacher has beside its identity."""
-    tables = (TABLES,) if codec_of(identity).tables else ()
-    return (*tables, HEAD) if identity.store == "hidden" else tables
+    tables = (TABLES,) if codec_of(identity.row_format).tables else ()
+    return (*tables, HEAD) if identity.row_format.store == "hidden" else tables
 
 
 def to_bytes(arrays: Arrays) -> bytes:
@@ -92,7 +92,8 @@ def check(arrays: Arrays, identity: TeacherIdentity, file: str) -> None:
     Raises:
         CacheError: an array is missing, unexpected, of another type or shape, or has impossible values.
     """
-    size, width = identity.num_classes, identity.hidden_size
+    row_format = identity.row_format
+    size, width = row_format.num_classes, row_format.hidden_size
     optional: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}
     if file == HEAD:
         expected: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {"weight": (_HEAD_TYPES, (size, width))}
@@ -103,8 +104,8 @@ def check(arrays: Arrays, identity: TeacherIdentity, file: str) -> None:
             "mean": (("float32",), (width,)),
             "rotation_seed": (("int64",), (1,)),
         }
-        expected = {name: known[name] for name in codec_of(identity).tables}
-    what = f"{file} of teacher {identity.name} (store {identity.store}, codec {identity.codec})"
+        expected = {name: known[name] for name in codec_of(row_format).tables}
+    what = f"{file} of teacher {identity.name} (store {row_format.store}, codec {row_format.codec})"
     for name in sorted({*expected, *arrays}):
         if name not in arrays or name not in {**expected, **optional}:
             raise CacheError(
@@ -125,7 +126,7 @@ def check_given(given: Arrays, identity: TeacherIdentity, file: str) -> None:
     Raises:
         CacheError: also where a file is needed and not given, or given and not needed.
     """
-    what = f"teacher {identity.name}, store {identity.store}, codec {identity.codec}"
+    what = f"teacher {identity.name}, store {identity.row_format.store}, codec {identity.row_format.codec}"
     if file not in needs(identity):
         if not given:
             return

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.catalog import all_files
-from kdcache.cache.check import alarm, head_agrees, invariants, mass_slack
+from kdcache.cache.check import alarm, head_agrees
 from kdcache.cache.codec import unpack
+from kdcache.cache.invariants import invariants, mass_slack
 from kdcache.cache.layout import Block
 from kdcache.cache.plan import tokens_digest
 from kdcache.cache.reader import Cache
@@ -103,7 +104,7 @@ def _check_block(cache: Cache, block: Block) -> Iterator[Damage]:
             if (different := np.flatnonzero(rows.num_classes != classes_R)).size:
                 r = int(different[0])
                 raise CacheDamaged(f"{what}: row {r} has {rows.num_classes[r]} classes, its item says {classes_R[r]}")
-            invariants(rows, mass_slack=mass_slack(identity), what=what)
+            invariants(rows, mass_slack=mass_slack(identity.row_format), what=what)
             alarm(packed, labels_R, identity=identity, head=head, what=what)
             if isinstance(rows, HiddenRows) and head is not None:
                 head_agrees(rows, head, identity=identity, what=what)

@@ -197,19 +197,20 @@ class CacheWriter:
             CacheError: rows that are no distributions or do not fit the teacher's store; or the disk refuses.
         """
         identity = self._identity(name)
+        row_format = identity.row_format
         what = f"block {block.name} of teacher {name}"
         items = self.items(block)
         self._check_items(block, items)
         check_rows(rows, items, identity, head=self._beside[name].get(HEAD, NO_TABLES), what=what)
         first_row = self.plan.first_row[block.start : block.stop]
         shared = self._beside[name].get(TABLES, NO_TABLES)
-        arrays = encode(rows, identity, shared, num_rows=block.num_rows, first_row=first_row)
+        arrays = encode(rows, row_format, shared, num_rows=block.num_rows, first_row=first_row)
         files = to_files(
             arrays,
             chunk_rows=self.plan.chunk_rows,
             attributes={"teacher": name, "block": block.name},
-            compressor=identity.compressor,
-            filters=codec_of(identity).filters(identity.compressor),
+            compressor=row_format.compressor,
+            filters=codec_of(row_format).filters(row_format.compressor),
         )
         self._commit(name, block, files, forwards=block.num_items if forwards is None else forwards)
 

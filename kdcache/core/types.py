@@ -1,6 +1,6 @@
 """The types that flow between folders: frozen, slotted, keyword-only, numpy only.
 
-Shape suffixes: I items  R rows  E entries (kept classes of all rows)  N atoms  S statistics.
+Shape suffixes: I items  R rows  K kept (padded)  D hidden size  N atoms  S statistics.
 """
 
 from __future__ import annotations
@@ -72,16 +72,18 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseRows:
-    """Teacher rows of one or many items, ragged and flat: what a cache block decodes to.
+    """Teacher rows of one or many items: what a dump gives to a cache's writer, and what a block decodes to.
 
-    Row r of item i is `row_ptr[i] + r`; its kept classes are entries `entry_ptr[row] : entry_ptr[row + 1]`,
+    Ragged between items, padded within a row: row r of item i is `row_ptr[i] + r`, and its kept classes come first,
     most probable first (a dense row: all classes in class order).
 
     Attributes:
         row_ptr: int64 [I + 1].
-        entry_ptr: int64 [R + 1].
-        ids: int64 [E], class of each entry.
-        logprobs: float32 [E], teacher log-probability at temperature 1, nats.
+        ids: integers [R, K], class of each entry, 0 where nothing is kept; int64 from a cache. Narrow types, as the
+            codec stores, save a writer the conversion.
+        logprobs: float32 or float16 [R, K], teacher log-probability at temperature 1, nats, -inf where nothing is kept;
+            float32 from a cache.
+        num_kept: integers [R], classes kept of each row, 1 to K.
         num_classes: int32 [R], V of each row.
         lse: float32 [R], logsumexp of the teacher's logits; logit = logprob + lse.
         atoms: float32 [R, N, 2], (position, log weight) of the tail curve; log weight -inf is an unused atom.
@@ -91,14 +93,20 @@ class SparseRows:
     """
 
     row_ptr: NDArray[np.int64]
-    entry_ptr: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    logprobs: NDArray[np.float32]
+    ids: NDArray[np.integer[Any]]
+    logprobs: NDArray[np.floating[Any]]
+    num_kept: NDArray[np.integer[Any]]
     num_classes: NDArray[np.int32]
     lse: NDArray[np.float32]
     atoms: NDArray[np.float32]
     moments: NDArray[np.float32]
     gold: NDArray[np.float32]
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which places of `ids` and `logprobs` hold an entry, bool [R, K]."""
+        found: NDArray[np.bool_] = np.arange(self.ids.shape[1]) < self.num_kept[:, None]
+        return found
 
     @property
     def num_items(self) -> int:
@@ -117,17 +125,25 @@ class HiddenRows:
 
     Attributes:
         row_ptr: int64 [I + 1].
-        hidden: float32 [R, D], the head's input.
+        hidden: float32, float16, or uint16 for the bits of bfloat16 [R, D], the head's input; float32 from a cache.
         num_classes: int32 [R], V of each row.
         lse: float32 [R], logsumexp of the teacher's own logits: what the alignment alarm needs beside one dot product.
         gold: float32 [R], log-probability of the gold class, NaN where the row has no label.
     """
 
     row_ptr: NDArray[np.int64]
-    hidden: NDArray[np.float32]
+    hidden: NDArray[Any]
     num_classes: NDArray[np.int32]
     lse: NDArray[np.float32]
     gold: NDArray[np.float32]
+
+    @property
+    def vectors(self) -> NDArray[np.floating[Any]]:
+        """`hidden` as numbers: float32 or float16 as they are, bits of bfloat16 as float32."""
+        if self.hidden.dtype == np.uint16:
+            return (self.hidden.astype(np.uint32) << 16).view(np.float32)
+        found: NDArray[np.floating[Any]] = self.hidden
+        return found
 
     @property
     def num_items(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.reader import Cache
 from kdcache.cache.summary import CacheSummary, TeacherSummary, describe_cache
 from kdcache.core.config import plain
+from kdcache.core.row_format import RowFormat
 
 
 def cache_text(folder: Path, *, as_json: bool) -> str:
@@ -19,8 +20,16 @@ def cache_text(folder: Path, *, as_json: bool) -> str:
     """
     summary = describe_cache(Cache.open(folder, allow_incomplete=True))
     if as_json:
-        return json.dumps(plain(summary), indent=2, ensure_ascii=False)
+        return json.dumps(tree(summary), indent=2, ensure_ascii=False)
     return render(summary)
+
+
+def tree(summary: CacheSummary) -> dict[str, Any]:
+    """A summary as JSON values; a teacher's identity as in its `teacher.json`."""
+    found: dict[str, Any] = plain(summary)
+    for name, teacher in summary.teachers.items():
+        found["teachers"][name]["identity"] = plain(teacher.identity.to_tree())
+    return found
 
 
 def render(summary: CacheSummary) -> str:
@@ -47,22 +56,23 @@ def _teacher(name: str, teacher: TeacherSummary) -> list[str]:
     shared = f" and {human_bytes(teacher.bytes_shared)} once" if teacher.bytes_shared else ""
     scores = "  ".join(f"{key} {value:.4f}" for key, value in identity.score.items())
     also = f", also called {', '.join(identity.aliases)}" if identity.aliases else ""
+    size = f"{teacher.bytes_per_row:.1f} bytes a row, {human_bytes(teacher.bytes_on_disk)}{shared}"
     lines = [
         f"  teacher {name}: {identity.source}@{identity.weight_digest}{also}, ran in {identity.dtype}",
-        f"    {_kept(identity)}; {teacher.bytes_per_row:.1f} bytes a row, {human_bytes(teacher.bytes_on_disk)}{shared}",
+        f"    {_kept(identity.row_format)}; {size}",
         f"    {teacher.forwards:,} forward passes, {teacher.forwards_per_item:g} an item",
     ]
     return [*lines, f"    validation: {scores}"] if scores else lines
 
 
-def _kept(identity: TeacherIdentity) -> str:
-    coded = f"codec {identity.codec}, {identity.compressor}"
-    if identity.store == "hidden":
-        return f"hidden vectors of {identity.hidden_size}, {coded}"
-    if identity.codec == "dense":
-        return f"dense, {identity.compressor}"
-    mass = f" up to a mass of {identity.top_p:g}" if identity.top_p < 1 else ""
-    return f"top {identity.top_k}{mass} with {identity.num_atoms} tail atoms, {coded}"
+def _kept(row_format: RowFormat) -> str:
+    coded = f"codec {row_format.codec}, {row_format.compressor}"
+    if row_format.store == "hidden":
+        return f"hidden vectors of {row_format.hidden_size}, {coded}"
+    if row_format.is_dense:
+        return f"dense, {row_format.compressor}"
+    mass = f" up to a mass of {row_format.top_p:g}" if row_format.top_p < 1 else ""
+    return f"top {row_format.top_k}{mass} with {row_format.num_atoms} tail atoms, {coded}"
 
 
 def human_bytes(count: int) -> str:

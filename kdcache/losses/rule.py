@@ -10,6 +10,7 @@ from typing import Literal
 
 from kdcache.core.configuration import Configuration
 from kdcache.core.errors import IncompatibleTargets
+from kdcache.core.row_format import RowFormat
 
 Tail = Literal["uniform", "bucket"]
 Kind = Literal["exact", "bounded", "approximate"]
@@ -41,32 +42,27 @@ class Verdict:
         return f"{self.kind}: {self.note}" if self.note else self.kind
 
 
-def judge(
-    configuration: Configuration, *, top_k: int, num_classes: int, store: str = "topk", codec: str = "fast"
-) -> Verdict:
+def judge(configuration: Configuration, row_format: RowFormat) -> Verdict:
     """Class of a configuration on a store: exact, bounded or approximate.
 
     Args:
         configuration: what the student is trained on.
-        top_k: classes kept of a row; of no meaning for `hidden`.
-        num_classes: the largest V of any row; `top_k >= num_classes` is dense.
-        store: `topk` or `hidden`.
-        codec: of the store.
+        row_format: what the store keeps of a row.
 
     Example:
-        >>> judge(Configuration(tau_t=4, tau_s=1), top_k=64, num_classes=50000).kind
+        >>> judge(Configuration(tau_t=4, tau_s=1), RowFormat.of(top_k=64, num_classes=50_000)).kind
         'bounded'
     """
     if configuration.alpha == 0:
         return Verdict(kind="exact")
-    if store == "hidden":
-        if codec in EXACT_CODECS:
+    if row_format.store == "hidden":
+        if row_format.codec in EXACT_CODECS:
             return Verdict(kind="exact")
-        return Verdict(kind="bounded", note=f"hidden vectors in {codec}")
-    if top_k >= num_classes:
+        return Verdict(kind="bounded", note=f"hidden vectors in {row_format.codec}")
+    if row_format.is_dense:
         return Verdict(kind="exact")
     tau_t, tau_s = configuration.tau_t, configuration.student_temperature
-    kept = f"top {top_k} of {num_classes:,} classes"
+    kept = f"top {row_format.top_k} of {row_format.num_classes:,} classes"
     if configuration.loss == "mse":
         return Verdict(kind="approximate", note=f"MSE over {kept} lacks the tail's cross term")
     if configuration.loss != "ce":

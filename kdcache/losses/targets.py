@@ -131,25 +131,15 @@ class Mixture:
 
 
 def from_rows(rows: SparseRows) -> SparseTargets:
-    """Pad flat cached rows to tensors on the CPU.
+    """Cached rows as tensors on the CPU.
 
     Args:
         rows: what the cache's reader returns.
-
-    Returns:
-        Targets with K = the largest number of kept classes.
     """
-    num_kept = np.diff(rows.entry_ptr)
-    width = int(num_kept.max(initial=0))
-    kept_RK = np.arange(width)[None, :] < num_kept[:, None]
-    ids = np.zeros(kept_RK.shape, dtype=np.int64)
-    ids[kept_RK] = rows.ids
-    logprobs = np.full(kept_RK.shape, -np.inf, dtype=np.float32)
-    logprobs[kept_RK] = rows.logprobs
     return SparseTargets(
-        ids_RK=torch.from_numpy(ids),
-        logprobs_RK=torch.from_numpy(logprobs),
-        num_kept_R=torch.from_numpy(num_kept.astype(np.int64)),
+        ids_RK=torch.from_numpy(rows.ids.astype(np.int64)),
+        logprobs_RK=torch.from_numpy(rows.logprobs.astype(np.float32)),
+        num_kept_R=torch.from_numpy(rows.num_kept.astype(np.int64)),
         num_classes_R=torch.from_numpy(rows.num_classes.astype(np.int64)),
         lse_R=torch.from_numpy(np.ascontiguousarray(rows.lse)),
         atoms_RN2=torch.from_numpy(np.ascontiguousarray(rows.atoms)),
@@ -159,15 +149,18 @@ def from_rows(rows: SparseRows) -> SparseTargets:
 
 
 def to_rows(targets: SparseTargets, *, rows_per_item: np.ndarray[tuple[int], np.dtype[np.int64]]) -> SparseRows:
-    """The flat form that the cache's writer takes; the inverse of `from_rows`."""
+    """The form that the cache's writer takes; the inverse of `from_rows`.
+
+    Ids keep their type; log-probabilities do where it is float16, which is what the sparse codecs store, and become
+    float32 otherwise. A device may have converted both before the copy.
+    """
     cpu = targets.to("cpu")
-    num_kept = cpu.num_kept_R.numpy()
-    kept_RK = np.arange(cpu.ids_RK.shape[1])[None, :] < num_kept[:, None]
+    logprobs_RK = cpu.logprobs_RK if cpu.logprobs_RK.dtype == torch.float16 else cpu.logprobs_RK.float()
     return SparseRows(
         row_ptr=np.concatenate([[0], np.cumsum(rows_per_item)]).astype(np.int64),
-        entry_ptr=np.concatenate([[0], np.cumsum(num_kept)]).astype(np.int64),
-        ids=cpu.ids_RK.numpy()[kept_RK],
-        logprobs=cpu.logprobs_RK.float().numpy()[kept_RK],
+        ids=cpu.ids_RK.numpy(),
+        logprobs=logprobs_RK.numpy(),
+        num_kept=cpu.num_kept_R.numpy(),
         num_classes=cpu.num_classes_R.numpy().astype(np.int32),
         lse=cpu.lse_R.float().numpy(),
         atoms=cpu.atoms_RN2.float().numpy(),

@@ -71,7 +71,7 @@ def teacher_rows(cache: Cache, teachers: Sequence[str], items: Sequence[Item]) -
         None where there is nothing to set side by side: no teacher or a mixture; a cache that lacks the split, or keeps
         hidden states instead of classes; examples that another tokenizer cut into other rows or classes.
     """
-    if len(teachers) != 1 or SPLIT not in cache.plan.splits or cache.teacher(teachers[0]).store != "topk":
+    if len(teachers) != 1 or SPLIT not in cache.plan.splits or cache.teacher(teachers[0]).row_format.store != "topk":
         return None
     indices = cache.plan.indices(SPLIT)
     theirs = cache.items(indices)

@@ -86,7 +86,7 @@ def plan(file: RunFile, config: StudentConfig, *, opened: Callable[[], Cache] | 
     identities = [cache.teacher(teacher) for teacher in configuration.teachers]
     verdict = rule.require(
         config.configuration,
-        rule.worst(*(_judge(config.configuration, identity) for identity in identities)),
+        rule.worst(*(rule.judge(config.configuration, identity.row_format) for identity in identities)),
         allow_approximate=config.allow_approximate,
         cache=str(cache.root),
     )
@@ -125,26 +125,9 @@ def _by_checkpoint(canonical: Configuration, cache: Cache) -> Configuration:
     return replace(canonical, teacher=MIXED.join(names)).canonical()
 
 
-def _judge(configuration: Configuration, identity: TeacherIdentity) -> rule.Verdict:
-    return rule.judge(
-        configuration,
-        top_k=identity.top_k,
-        num_classes=identity.num_classes,
-        store=identity.store,
-        codec=identity.codec,
-    )
-
-
 def _content(identity: TeacherIdentity) -> list[str | int | float]:
     """What of a teacher decides its rows: not its name, which may be another for the same weights."""
-    return [
-        identity.weight_digest,
-        identity.store,
-        identity.codec,
-        identity.top_k,
-        identity.top_p,
-        identity.dtype,
-    ]
+    return [identity.weight_digest, *identity.row_format.content, identity.dtype]
 
 
 def open_cache(file: RunFile, config: StudentConfig, *, cache_bytes: int = LRU_BYTES) -> Cache:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kdcache.core.config import plain
 from kdcache.core.configuration import Configuration
 from kdcache.teacher.fidelity import Cell, StoreResult
+from kdcache.teacher.roundtrip import dump_settings
 from kdcache.teacher.terminal import draw
 
 SCHEMA = 1
@@ -77,7 +78,7 @@ def recommendation(report: Report) -> tuple[str, ...]:
     """What to do, in words: whether the configured store is good enough, what would be, and what is the smallest."""
     chosen, percent = report.stores[0], f"{100 * report.tolerance:g} %"
     name, cost = chosen.variant.label, f"{chosen.bytes_per_row:,.0f} bytes a row"
-    if chosen.variant.codec == "dense":
+    if chosen.variant.is_dense:
         return (
             f"dense: exact. All {report.num_classes:,} classes of a row are kept, in {cost}: any loss at any "
             f"temperature is what it would be with the teacher in memory.",
@@ -112,7 +113,7 @@ def _listed(bad: Sequence[tuple[str, Cell]]) -> str:
 
 
 def _named(store: StoreResult) -> str:
-    return f"{store.variant.label} ({store.variant.settings}; {store.bytes_per_row:,.0f} bytes a row)"
+    return f"{store.variant.label} ({dump_settings(store.variant)}; {store.bytes_per_row:,.0f} bytes a row)"
 
 
 def _percent(error: float) -> str:
@@ -165,7 +166,7 @@ def as_json(report: Report) -> str:
     tree["stores"] = [
         {
             "label": s.variant.label,
-            "settings": s.variant.settings,
+            "settings": dump_settings(s.variant),
             **{name: getattr(s.variant, name) for name in ("store", "codec", "compressor", "top_k", "top_p")},
             "bytes_per_row": s.bytes_per_row,
             "cells": plain(s.cells),

@@ -11,10 +11,10 @@ import torch
 
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import CacheMismatch, ConfigError, ModelError
-from kdcache.core.types import NUM_ATOMS
+from kdcache.core.row_format import RowFormat
 from kdcache.tasks.base import Task
 from kdcache.teacher.finetune import ROLES, read_result
-from kdcache.teacher.settings import CODECS, DumpConfig
+from kdcache.teacher.settings import DumpConfig
 from kdcache.training import checkpoint, models
 from kdcache.training.run import RunFile
 
@@ -38,17 +38,8 @@ class Teacher:
             config: of the dump.
             hidden_size: of what enters the output head; for store hidden.
         """
-        codec, top_k = config.kept(self.identity.num_classes)
-        return replace(
-            self.identity,
-            store=config.store,
-            codec=codec,
-            compressor=config.compressor,
-            top_k=top_k,
-            top_p=config.top_p,
-            num_atoms=NUM_ATOMS if codec in CODECS["topk"] else 0,
-            hidden_size=hidden_size,
-        )
+        num_classes = self.identity.row_format.num_classes
+        return replace(self.identity, row_format=config.row_format(num_classes=num_classes, hidden_size=hidden_size))
 
 
 def parse_teachers(file: RunFile, given: Sequence[str]) -> dict[str, Path]:
@@ -103,7 +94,7 @@ def identify(file: RunFile, folders: Mapping[str, Path], *, num_classes: int, dt
             weight_digest=weights,
             role=name if known else "user",
             score={} if record is None else {n: getattr(record, n) for n in names},
-            num_classes=num_classes,
+            row_format=RowFormat.of(num_classes=num_classes),
             dtype=dtype,
         )
         teachers[weights] = Teacher(identity=identity, folder=folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdcache.teacher.roundtrip import Variant
+from kdcache.core.row_format import RowFormat
+from kdcache.teacher.roundtrip import dump_settings, raw_bytes
 
 COMPRESSED = {
     ("fast", "lz4"): 0.77,
@@ -22,7 +23,7 @@ class StoreBytes:
     """Size of one store.
 
     Attributes:
-        label: of the variant.
+        label: of the format.
         compressor: of its chunks.
         settings: what to write into `dump:`.
         chosen: whether it is what the settings say.
@@ -90,29 +91,29 @@ class Estimate:
         return self.num_tokens * len(self.teachers) / self.tokens_per_second / 3600
 
 
-def store_bytes(variant: Variant, *, num_rows: int, measured: float | None, chosen: bool) -> StoreBytes:
-    """Size of a variant over `num_rows` rows.
+def store_bytes(row_format: RowFormat, *, num_rows: int, measured: float | None, chosen: bool) -> StoreBytes:
+    """Size of a store over `num_rows` rows.
 
     Args:
-        variant: the store.
+        row_format: what it keeps.
         num_rows: of one teacher.
         measured: bytes of a row on disk in a sample, or null.
         chosen: whether the settings say so.
 
     Example:
-        >>> hidden = Variant(store="hidden", codec="float16", num_classes=1000, hidden_size=64)
+        >>> hidden = RowFormat.of(store="hidden", num_classes=1000, hidden_size=64)
         >>> size = store_bytes(hidden, num_rows=10, measured=None, chosen=True)
         >>> size.raw, size.total
         (140, 257400)
     """
-    raw = variant.raw_bytes
-    ratio = COMPRESSED.get((variant.codec, variant.compressor), 1.0)
+    raw = raw_bytes(row_format)
+    ratio = COMPRESSED.get((row_format.codec, row_format.compressor), 1.0)
     stored = raw * ratio if measured is None else measured
-    head = 4 * variant.num_classes * variant.hidden_size
+    head = 4 * row_format.num_classes * row_format.hidden_size
     return StoreBytes(
-        label=variant.label,
-        compressor=variant.compressor,
-        settings=variant.settings,
+        label=row_format.label,
+        compressor=row_format.compressor,
+        settings=dump_settings(row_format),
         chosen=chosen,
         raw=raw,
         stored=round(stored, 1),

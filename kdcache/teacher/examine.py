@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from kdcache.core.errors import ConfigError, ModelError
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import Item
 from kdcache.teacher.advice import Report, Student
 from kdcache.teacher.fidelity import Sample, StoreResult, agreement, kl, measure, noise_scale, noisy_student
 from kdcache.teacher.opening import Opening, open_study, try_head
-from kdcache.teacher.roundtrip import Tables, Variant, variants
+from kdcache.teacher.roundtrip import Tables, variants
 from kdcache.teacher.settings import DumpConfig, FidelityConfig, parse_grid
 from kdcache.teacher.stores import Outputs, Runner, first_rows, shared_tables
 from kdcache.training import evaluate, models
@@ -138,17 +139,12 @@ def _stores(
     )
 
 
-def _tables(compared: Sequence[Variant], opening: Opening, first: Outputs) -> dict[str, Tables]:
+def _tables(compared: Sequence[RowFormat], opening: Opening, first: Outputs) -> dict[str, Tables]:
     """Codec -> what its rows share, as a dump that begins with this batch would make it."""
-    top_k = {variant.codec: variant.top_k for variant in compared}
+    found = {row_format.codec: row_format for row_format in compared}
     return {
-        codec: shared_tables(
-            codec,
-            items=opening.job.items,
-            num_classes=opening.num_classes,
-            first=first_rows(codec, first, top_k=k),
-        )
-        for codec, k in top_k.items()
+        codec: shared_tables(row_format, items=opening.job.items, first=first_rows(row_format, first))
+        for codec, row_format in found.items()
     }
 
 

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from kdcache.core.configuration import Configuration
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import PackedRows
 from kdcache.losses.head import Head
 from kdcache.losses.objective import Objective
-from kdcache.losses.rule import Verdict, judge
+from kdcache.losses.rule import judge
 from kdcache.losses.targets import SparseTargets, Targets
-from kdcache.teacher.roundtrip import Tables, Variant, stored_bytes, targets_of, through
+from kdcache.teacher.roundtrip import Tables, stored_bytes, targets_of, through
 from kdcache.teacher.stores import Outputs
 
 CHUNK_ELEMENTS = 1 << 22
@@ -65,7 +66,7 @@ class Cell:
 class StoreResult:
     """One store under every configuration, in the grid's order."""
 
-    variant: Variant
+    variant: RowFormat
     bytes_per_row: float
     cells: tuple[Cell, ...]
 
@@ -111,7 +112,7 @@ class _Tally:
 def measure(
     samples: Iterable[Sample],
     grid: Sequence[Configuration],
-    variants: Sequence[Variant],
+    variants: Sequence[RowFormat],
     *,
     tables: Mapping[str, Tables],
     head: Head | None,
@@ -149,7 +150,7 @@ def measure(
             variant=variant,
             bytes_per_row=stored_bytes(tally.packed, compressor=variant.compressor, chunk_rows=chunk_rows),
             cells=tuple(
-                Cell(error=sums.error, cosine=sums.cosine, kind=_verdict(configuration, variant).kind)
+                Cell(error=sums.error, cosine=sums.cosine, kind=judge(configuration, variant).kind)
                 for configuration, sums in zip(grid, tally.sums, strict=True)
             ),
         )
@@ -194,18 +195,8 @@ def gradient(objective: Objective, student_RV: Tensor, targets: Targets) -> Tens
     return found
 
 
-def _objective(configuration: Configuration, variant: Variant) -> Objective:
-    return Objective.of(configuration, tail=_verdict(configuration, variant).tail)
-
-
-def _verdict(configuration: Configuration, variant: Variant) -> Verdict:
-    return judge(
-        configuration,
-        top_k=variant.top_k,
-        num_classes=variant.num_classes,
-        store=variant.store,
-        codec=variant.codec,
-    )
+def _objective(configuration: Configuration, variant: RowFormat) -> Objective:
+    return Objective.of(configuration, tail=judge(configuration, variant).tail)
 
 
 def noisy_student(logits_RV: Tensor, *, scale: float, generator: torch.Generator) -> Tensor:

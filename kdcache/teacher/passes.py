@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdcache.cache.catalog import read_teacher, table_path, teacher_names
 from kdcache.cache.layout import TeacherIdentity
@@ -48,7 +46,6 @@ class Pass:
     def __init__(self, writer: CacheWriter, teacher: Teacher, job: Job, log: RunLog, *, share: slice) -> None:
         self._writer, self._teacher, self._job, self._log, self._share = writer, teacher, job, log, share
         self._name = teacher.identity.name
-        self._codec = job.config.kept(teacher.identity.num_classes)[0]
         self._runner: Runner | None = None
         self._begun: _Begun | None = None
         self._done = 0
@@ -91,36 +88,33 @@ class Pass:
         whoever runs it. Its outputs are kept, so that no item runs twice. Where the cache has them already, no model is
         needed.
         """
-        config = self._job.config
-        if config.store == "topk" and self._codec != "compact":
-            self._writer.add_teacher(self._teacher.stored(config), shared=self._tables(None))
-            return self._writer.pending(self._name)[self._share]
-        there = self._published()
-        if there is not None:
-            self._writer.add_teacher(self._teacher.stored(config, hidden_size=there.hidden_size))
+        known = self._known()
+        if known is not None:
+            self._writer.add_teacher(known)
             return self._writer.pending(self._name)[self._share]
         block, runner = self._writer.plan.blocks[0], self._loaded()
         others = runner.rows(self._items(block))
         self._begun = _Begun(block.name, next(others), others)
-        identity = self._teacher.stored(config, hidden_size=runner.hidden_size)
-        self._writer.add_teacher(identity, shared=self._tables(self._begun.first[1]), head=runner.head_arrays())
+        identity = self._teacher.stored(self._job.config, hidden_size=runner.hidden_size)
+        shared = shared_tables(identity.row_format, items=self._job.items, first=self._begun.first[1])
+        self._writer.add_teacher(identity, shared=shared, head=runner.head_arrays())
         pending = {other.name for other in self._writer.pending(self._name)}
         # Shares are of all blocks: processes that came here first may have committed some of theirs already.
         return [other for other in self._writer.plan.blocks[self._share] if other.name in pending]
 
-    def _tables(self, first: Rows | None) -> dict[str, NDArray[Any]]:
-        num_classes = self._teacher.identity.num_classes
-        return shared_tables(self._codec, items=self._job.items, num_classes=num_classes, first=first)
-
-    def _published(self) -> TeacherIdentity | None:
-        """The identity that the cache has under this name, if what its rows share is there too."""
-        root = self._writer.root
-        if self._name not in teacher_names(root):
-            return None
-        there = read_teacher(root, self._name)
-        complete = all((root / table_path(self._name, file)).exists() for file in needs(there))
-        matches = (there.store, there.codec) == (self._job.config.store, self._codec)
-        return there if complete and matches else None
+    def _known(self) -> TeacherIdentity | None:
+        """The identity to add, if nothing of it has to come from a first batch."""
+        config, root, hidden_size = self._job.config, self._writer.root, 0
+        there = read_teacher(root, self._name) if self._name in teacher_names(root) else None
+        if config.store == "hidden":
+            if there is None or there.row_format.store != config.store:
+                return None
+            hidden_size = there.row_format.hidden_size
+        identity = self._teacher.stored(config, hidden_size=hidden_size)
+        if there is not None and there.row_format.codec != identity.row_format.codec:
+            there = None
+        complete = there is not None and all((root / table_path(self._name, file)).exists() for file in needs(there))
+        return identity if complete or not needs(identity) else None
 
     def _loaded(self) -> Runner:
         if self._runner is None:

@@ -14,13 +14,13 @@ from safetensors import safe_open
 
 from kdcache.core.config import plain
 from kdcache.core.errors import CacheError, ConfigError, ModelError
+from kdcache.core.row_format import COMPRESSORS, SPARSE_CODECS, RowFormat
 from kdcache.core.types import Item
 from kdcache.teacher import estimate
 from kdcache.teacher.estimate import Estimate
 from kdcache.teacher.opening import Opening, open_study, try_head
-from kdcache.teacher.roundtrip import Variant, configured, stored_bytes, through
-from kdcache.teacher.settings import CODECS
-from kdcache.teacher.stores import Outputs, Runner, first_rows, shared_tables
+from kdcache.teacher.roundtrip import stored_bytes, through
+from kdcache.teacher.stores import Outputs, first_rows, shared_tables
 from kdcache.teacher.terminal import draw
 from kdcache.training import checkpoint
 from kdcache.training.run import RunFile
@@ -124,28 +124,27 @@ def _stated(speed: float) -> _Trial:
     )
 
 
-def _compared(opening: Opening, hidden_size: int) -> list[Variant]:
+def _compared(opening: Opening, hidden_size: int) -> list[RowFormat]:
     """The configured store, then the others at the same k."""
     config, num_classes = opening.config, opening.num_classes
-    first = configured(config, num_classes=num_classes, hidden_size=hidden_size)
+    first = config.row_format(num_classes=num_classes, hidden_size=hidden_size)
     found = [first]
-    if first.codec != "dense":
-        top_k = first.top_k or min(64, num_classes)
+    if not first.is_dense:
         found += [
-            Variant(store="topk", codec=codec, compressor=compressor, top_k=top_k, num_classes=num_classes)
-            for codec in CODECS["topk"]
-            for compressor in ("lz4", "zstd")
+            RowFormat.of(num_classes=num_classes, codec=codec, compressor=compressor, top_k=first.top_k or None)
+            for codec in SPARSE_CODECS
+            for compressor in COMPRESSORS
         ]
         found += [
-            Variant(store="hidden", codec=codec, num_classes=num_classes, hidden_size=hidden_size)
+            RowFormat.of(num_classes=num_classes, store="hidden", codec=codec, hidden_size=hidden_size)
             for codec in ("float16", "bfloat16", "int8")
             if hidden_size
         ]
-    return list({_key(v): v for v in found}.values())
+    return list({_key(f): f for f in found}.values())
 
 
-def _key(variant: Variant) -> str:
-    return f"{variant.label} {variant.compressor}"
+def _key(row_format: RowFormat) -> str:
+    return f"{row_format.label} {row_format.compressor}"
 
 
 def _try(opening: Opening) -> _Trial:
@@ -164,11 +163,11 @@ def _try(opening: Opening) -> _Trial:
     speed = sum(item.num_tokens + item.num_target_tokens for batch in chosen for item in batch) / max(seconds, 1e-9)
     stored = {}
     notes = [f"store: hidden is left out: {reason}"] if reason else []
-    for variant in _compared(opening, runner.hidden_size):
+    for row_format in _compared(opening, runner.hidden_size):
         try:
-            stored[_key(variant)] = _measured(variant, outputs, opening, runner)
+            stored[_key(row_format)] = _measured(row_format, outputs, opening)
         except CacheError as error:
-            notes.append(f"{variant.label} cannot hold these rows: {error}")
+            notes.append(f"{row_format.label} cannot hold these rows: {error}")
     return _Trial(
         tokens_per_second=speed,
         speed=f"{speed:,.0f} tokens a second, measured: {len(chosen)} batches on {job.device.type}",
@@ -178,15 +177,11 @@ def _try(opening: Opening) -> _Trial:
     )
 
 
-def _measured(variant: Variant, outputs: Sequence[Outputs], opening: Opening, runner: Runner) -> float:
-    tables = shared_tables(
-        variant.codec,
-        items=opening.job.items,
-        num_classes=opening.num_classes,
-        first=first_rows(variant.codec, outputs[0], top_k=variant.top_k),
-    )
-    packed = [through(o, variant, tables) for o in outputs]
-    return stored_bytes(packed, compressor=variant.compressor, chunk_rows=opening.chunk_rows)
+def _measured(row_format: RowFormat, outputs: Sequence[Outputs], opening: Opening) -> float:
+    first = first_rows(row_format, outputs[0])
+    tables = shared_tables(row_format, items=opening.job.items, first=first)
+    packed = [through(o, row_format, tables) for o in outputs]
+    return stored_bytes(packed, compressor=row_format.compressor, chunk_rows=opening.chunk_rows)
 
 
 def _spread(items: Sequence[Item], batch_size: int) -> list[list[Item]]:

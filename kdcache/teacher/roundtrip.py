@@ -6,7 +6,6 @@ R rows  V classes  D hidden size
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,129 +13,61 @@ import torch
 from numpy.typing import NDArray
 
 from kdcache.cache.codec import codec_of, pack
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.shards import to_files
-from kdcache.core.types import NUM_ATOMS, PackedRows
+from kdcache.core.row_format import SPARSE_CODECS, RowFormat
+from kdcache.core.types import PackedRows
 from kdcache.losses.head import Head
 from kdcache.losses.packed import unpack
 from kdcache.losses.targets import Targets
-from kdcache.teacher.settings import CODECS, DumpConfig
-from kdcache.teacher.stores import Outputs, hidden_rows, sparse_rows
+from kdcache.teacher.settings import DumpConfig
+from kdcache.teacher.stores import Outputs, rows_of
 
 Tables = Mapping[str, NDArray[Any]]
 KEPT = (8, 16, 32, 64, 128, 256)
 """Sizes of top-k that a report compares."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """One way to keep a row.
-
-    Attributes:
-        store: `topk` or `hidden`.
-        codec: of the store; `dense` keeps all classes.
-        compressor: `lz4` or `zstd`.
-        top_k: classes kept; 0 for `hidden`.
-        top_p: mass kept.
-        num_classes: V.
-        hidden_size: D; 0 for `topk`.
-    """
-
-    store: str
-    codec: str
-    compressor: str = "lz4"
-    top_k: int = 0
-    top_p: float = 1.0
-    num_classes: int
-    hidden_size: int = 0
-
-    @property
-    def label(self) -> str:
-        """As tables and sentences call it.
-
-        Example:
-            >>> Variant(store="topk", codec="fast", top_k=64, num_classes=50_000).label
-            'top-64 fast'
-        """
-        if self.codec == "dense":
-            return "dense"
-        if self.store == "hidden":
-            return f"hidden {self.codec}"
-        return f"top-{self.top_k} {self.codec}" + (f" top_p {self.top_p:g}" if self.top_p < 1 else "")
-
-    @property
-    def settings(self) -> str:
-        """What to write into `dump:` for it."""
-        if self.codec == "dense":
-            return f"store: topk, top_k: {self.top_k}"
-        kept = f", top_k: {self.top_k}" if self.store == "topk" else ""
-        return f"store: {self.store}, codec: {self.codec}{kept}"
-
-    @property
-    def identity(self) -> TeacherIdentity:
-        """A teacher stored like that, for the codecs."""
-        return TeacherIdentity(
-            name="sample",
-            source="sample",
-            weight_digest="0",
-            store=self.store,
-            codec=self.codec,
-            compressor=self.compressor,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            num_atoms=NUM_ATOMS if self.codec in CODECS["topk"] else 0,
-            num_classes=self.num_classes,
-            hidden_size=self.hidden_size,
-        )
-
-    @property
-    def raw_bytes(self) -> int:
-        """Bytes of a row as arrays, before compression."""
-        width = self.num_classes if self.codec == "dense" else max(2, self.top_k)
-        specs = codec_of(self.identity).specs(self.identity, width)
-        return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in specs.values())
+def dump_settings(row_format: RowFormat) -> str:
+    """What to write into `dump:` for a format."""
+    if row_format.is_dense:
+        return f"store: topk, top_k: {row_format.top_k}"
+    kept = f", top_k: {row_format.top_k}" if row_format.store == "topk" else ""
+    return f"store: {row_format.store}, codec: {row_format.codec}{kept}"
 
 
-def configured(config: DumpConfig, *, num_classes: int, hidden_size: int) -> Variant:
-    """What a dump with these settings would keep."""
-    codec, top_k = config.kept(num_classes)
-    return Variant(
-        store=config.store,
-        codec=codec,
-        compressor=config.compressor,
-        top_k=top_k,
-        top_p=config.top_p,
-        num_classes=num_classes,
-        hidden_size=hidden_size if config.store == "hidden" else 0,
-    )
+def raw_bytes(row_format: RowFormat) -> int:
+    """Bytes of a row as arrays, before compression."""
+    width = row_format.num_classes if row_format.is_dense else max(2, row_format.top_k)
+    specs = codec_of(row_format).specs(row_format, width)
+    return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in specs.values())
 
 
-def variants(config: DumpConfig, *, num_classes: int, hidden_size: int) -> list[Variant]:
+def variants(config: DumpConfig, *, num_classes: int, hidden_size: int) -> list[RowFormat]:
     """What a fidelity report compares: the configured one first, then every k below V and every codec.
 
     With at most `KEPT[0]` classes only `dense` is left, which is exact.
     """
-    first = configured(config, num_classes=num_classes, hidden_size=hidden_size)
-    dense = Variant(store="topk", codec="dense", top_k=num_classes, num_classes=num_classes)
+    first = config.row_format(num_classes=num_classes, hidden_size=hidden_size)
+    dense = RowFormat.of(num_classes=num_classes, top_k=num_classes)
     sparse = [
-        Variant(store="topk", codec=codec, compressor=config.compressor, top_k=k, num_classes=num_classes)
-        for codec in CODECS["topk"]
+        RowFormat.of(num_classes=num_classes, codec=codec, compressor=config.compressor, top_k=k)
+        for codec in SPARSE_CODECS
         for k in KEPT
         if k < num_classes
     ]
     hidden = [
-        Variant(
+        RowFormat.of(
+            num_classes=num_classes,
             store="hidden",
             codec=codec,
             compressor=config.compressor,
-            num_classes=num_classes,
             hidden_size=hidden_size,
         )
         for codec in ("float16", "bfloat16", "int8")
         if hidden_size and sparse
     ]
     rest = [v for v in (*sparse, *hidden) if v.label != first.label]
-    if num_classes <= KEPT[-1] and first.codec != "dense":
+    if num_classes <= KEPT[-1] and not first.is_dense:
         rest.insert(0, dense)
     return [first, *rest]
 
@@ -170,17 +101,14 @@ def _widened(array: NDArray[Any], width: int | None) -> NDArray[Any]:
     return wide
 
 
-def through(outputs: Outputs, variant: Variant, tables: Tables) -> PackedRows:
-    """A batch's rows as the variant's codec stores them.
+def through(outputs: Outputs, row_format: RowFormat, tables: Tables) -> PackedRows:
+    """A batch's rows as the format's codec stores them.
 
     Raises:
         IncompatibleTargets: logits that are not finite.
         CacheError: the codec cannot hold them, e.g. a hidden value beyond float16.
     """
-    if variant.store == "hidden":
-        return pack(hidden_rows(outputs), variant.identity, tables)
-    dense = variant.codec == "dense"
-    return pack(sparse_rows(outputs, top_k=variant.top_k, top_p=variant.top_p, dense=dense), variant.identity, tables)
+    return pack(rows_of(outputs, row_format), row_format, tables)
 
 
 def targets_of(packed: PackedRows, *, head: Head | None, device: torch.device) -> Targets:

@@ -8,14 +8,8 @@ from typing import Literal, get_args
 
 from kdcache.core.configuration import Configuration, Loss
 from kdcache.core.errors import ConfigError
+from kdcache.core.row_format import COMPRESSOR, DENSE, STORES, Compressor, RowFormat, Store
 
-Store = Literal["topk", "hidden"]
-CODECS: dict[str, tuple[str, ...]] = {
-    "topk": ("fast", "compact"),
-    "hidden": ("float16", "bfloat16", "int8", "float32"),
-}
-"""Store -> its codecs; the first is what `auto` means."""
-TOP_K = 64
 STUDY_GRID = ("ce:1:1", "ce:2:1", "ce:4:1", "ce:2:tied", "ce:4:tied", "ce:8:tied", "mse:1:1", "mse:4:1")
 """The choices of the study: both losses, student temperature 1 or tied. Tied MSE is MSE at temperature 1."""
 
@@ -50,7 +44,7 @@ class DumpConfig:
     codec: Literal["auto", "fast", "compact", "float16", "bfloat16", "int8", "float32"] = "auto"
     """How values are stored. topk: `fast` (log-probabilities in float16; `auto`) or `compact` (one byte each).
     hidden: `float16` (`auto`), `bfloat16`, `int8` (a quarter of float32's bytes) or `float32`."""
-    compressor: Literal["lz4", "zstd"] = "lz4"
+    compressor: Compressor = COMPRESSOR
     """`zstd` takes fewer bytes and more time to read."""
     top_k: int | None = None
     """Of topk: classes kept of a row, 64 by default; at least the number of classes means dense: everything, exact."""
@@ -80,11 +74,10 @@ class DumpConfig:
 
     def _check_store(self) -> None:
         """Refuse settings that the store would ignore."""
-        if self.codec != "auto" and self.codec not in CODECS[self.store]:
-            other = next(store for store, codecs in CODECS.items() if self.codec in codecs)
-            raise ConfigError(
-                f"codec = {self.codec} is of store: {other}; store: {self.store} has {', '.join(CODECS[self.store])}"
-            )
+        if self.codec != "auto" and self.codec not in STORES[self.store]:
+            other = next(store for store, codecs in STORES.items() if self.codec in codecs)
+            own = ", ".join(codec for codec in STORES[self.store] if codec != DENSE)
+            raise ConfigError(f"codec = {self.codec} is of store: {other}; store: {self.store} has {own}")
         if self.store == "hidden" and self.top_k is not None:
             raise ConfigError(
                 f"top_k = {self.top_k} means nothing to store: hidden, which keeps every class; leave it out"
@@ -99,26 +92,35 @@ class DumpConfig:
         """`precision` as a dtype's name."""
         return "float32" if self.precision == "auto" else self.precision
 
-    def kept(self, num_classes: int) -> tuple[str, int]:
-        """Codec and top_k of rows of up to `num_classes`: as a teacher's identity holds them.
+    def row_format(self, *, num_classes: int, hidden_size: int = 0) -> RowFormat:
+        """What is kept of rows.
+
+        Args:
+            num_classes: the largest V of any row.
+            hidden_size: of what enters the output head; store hidden needs it.
 
         Raises:
             ConfigError: `top_p` where all classes are kept.
 
         Example:
-            >>> DumpConfig().kept(50_000), DumpConfig().kept(2), DumpConfig(store="hidden").kept(50_000)
-            (('fast', 64), ('dense', 64), ('float16', 0))
+            >>> [DumpConfig().row_format(num_classes=v).label for v in (50_000, 2)]
+            ['top-64 fast', 'dense']
         """
-        codec = CODECS[self.store][0] if self.codec == "auto" else self.codec
-        if self.store == "hidden":
-            return codec, 0
-        top_k = TOP_K if self.top_k is None else self.top_k
-        if top_k >= num_classes and self.top_p < 1:
+        found = RowFormat.of(
+            num_classes=num_classes,
+            store=self.store,
+            codec=self.codec,
+            compressor=self.compressor,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            hidden_size=hidden_size if self.store == "hidden" else 0,
+        )
+        if found.is_dense and self.top_p < 1:
             raise ConfigError(
-                f"top_p = {self.top_p} means nothing here: top_k = {top_k} keeps all {num_classes} classes of a row; "
-                f"leave top_p out, or set top_k below {num_classes}"
+                f"top_p = {self.top_p} means nothing here: top_k = {found.top_k} keeps all {num_classes} classes of a "
+                f"row; leave top_p out, or set top_k below {num_classes}"
             )
-        return ("dense" if top_k >= num_classes else codec), top_k
+        return found
 
 
 def parse_grid(texts: Sequence[str]) -> tuple[Configuration, ...]:

@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdcache.cache.codec import codec_of
 from kdcache.cache.tables import id_table
 from kdcache.core.errors import IncompatibleTargets
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import IGNORE, HiddenRows, Item, Rows, SparseRows
 from kdcache.losses.targets import CHUNK_ELEMENTS, select, to_rows
 from kdcache.tasks.base import Task
@@ -75,10 +77,10 @@ class Runner:
     def __init__(self, teacher: Teacher, job: Job, *, with_hidden: bool) -> None:
         self.job = job
         self.name = teacher.identity.name
+        self._num_classes = teacher.identity.row_format.num_classes
         largest = models.largest_id([job.items])
         self.model: Any = load_teacher(teacher, job.task, largest_id=largest, device=job.device)
-        self.head = heads.split(self.model, num_classes=teacher.identity.num_classes) if with_hidden else None
-        self._kept = job.config.kept(teacher.identity.num_classes)
+        self.head = heads.split(self.model, num_classes=self._num_classes) if with_hidden else None
         self._proven = False
 
     @property
@@ -120,13 +122,9 @@ class Runner:
 
     def rows(self, items: Sequence[Item]) -> Generator[tuple[list[int], Rows], None, None]:
         """Each batch of items once, as the rows of the configured store."""
-        config = self.job.config
+        row_format = self.job.config.row_format(num_classes=self._num_classes, hidden_size=self.hidden_size)
         for outputs in self.outputs(items):
-            if config.store == "hidden":
-                yield outputs.indices, hidden_rows(outputs)
-                continue
-            codec, top_k = self._kept
-            yield outputs.indices, sparse_rows(outputs, top_k=top_k, top_p=config.top_p, dense=codec == "dense")
+            yield outputs.indices, rows_of(outputs, row_format)
 
     def _proved(self, head: heads.HeadSpec, hidden_RD: Tensor, logits_RV: Tensor) -> Tensor:
         if not self._proven:
@@ -135,13 +133,29 @@ class Runner:
         return hidden_RD
 
 
-def sparse_rows(outputs: Outputs, *, top_k: int, top_p: float, dense: bool) -> SparseRows:
-    """Rows of the store `topk`; `dense` for all classes in class order.
+def rows_of(outputs: Outputs, row_format: RowFormat) -> Rows:
+    """Rows of the format's store.
+
+    Raises:
+        IncompatibleTargets: -inf or NaN among a row's own classes, or in what entered the head.
+    """
+    return hidden_rows(outputs) if row_format.store == "hidden" else sparse_rows(outputs, row_format)
+
+
+def sparse_rows(outputs: Outputs, row_format: RowFormat) -> SparseRows:
+    """Rows of the store `topk`; of a dense format all classes in class order.
 
     Raises:
         IncompatibleTargets: -inf or NaN among a row's own classes.
     """
-    targets = select(outputs.logits_RV, outputs.labels_R, outputs.num_classes_R, top_k=top_k, top_p=top_p, dense=dense)
+    targets = select(
+        outputs.logits_RV,
+        outputs.labels_R,
+        outputs.num_classes_R,
+        top_k=row_format.top_k,
+        top_p=row_format.top_p,
+        dense=row_format.is_dense,
+    )
     return to_rows(targets, rows_per_item=outputs.rows_per_item)
 
 
@@ -190,15 +204,13 @@ def log_partition(logits_RV: Tensor, labels_R: Tensor, num_classes_R: Tensor) ->
     return lse_R, torch.where(labelled_R, gold_R, torch.nan)
 
 
-def first_rows(codec: str, outputs: Outputs, *, top_k: int) -> Rows | None:
+def first_rows(row_format: RowFormat, outputs: Outputs) -> Rows | None:
     """Rows of a first batch for `shared_tables`, where the codec has tables that need them."""
-    if codec == "compact":
-        return sparse_rows(outputs, top_k=top_k, top_p=1.0, dense=False)
-    return hidden_rows(outputs) if codec == "int8" else None
+    return rows_of(outputs, row_format) if codec_of(row_format).tables else None
 
 
 def shared_tables(
-    codec: str, *, items: Sequence[Item], num_classes: int, first: Rows | None = None
+    row_format: RowFormat, *, items: Sequence[Item], first: Rows | None = None
 ) -> dict[str, NDArray[Any]]:
     """What all rows of a teacher share; empty for most codecs.
 
@@ -206,15 +218,14 @@ def shared_tables(
     a vector's difference to a mean, rotated: `mean` float32 [D] and `rotation_seed` int64 [1].
 
     Args:
-        codec: of the rows.
+        row_format: of the rows.
         items: of the cache.
-        num_classes: the largest V of any row.
         first: rows of the first batch.
     """
-    if codec == "compact":
+    if row_format.codec == "compact":
         rows = first if isinstance(first, SparseRows) else None
-        return {"id_table": id_table(items, num_classes=num_classes, rows=rows)}
-    if codec == "int8" and isinstance(first, HiddenRows):
-        mean_D = first.hidden.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return {"id_table": id_table(items, num_classes=row_format.num_classes, rows=rows)}
+    if row_format.codec == "int8" and isinstance(first, HiddenRows):
+        mean_D = first.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         return {"mean": mean_D, "rotation_seed": np.array([ROTATION_SEED], dtype=np.int64)}
     return {}

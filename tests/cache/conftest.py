@@ -4,7 +4,7 @@ Shape suffixes: R rows  V classes  K kept  N atoms.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,10 @@ import pytest
 from kdcache.cache.layout import Marker, Plan, TeacherIdentity, chunk_rows_for, make_plan
 from kdcache.cache.ragged import concatenate, pointers
 from kdcache.cache.writer import CacheWriter
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import IGNORE, NUM_ATOMS, HiddenRows, Item, SparseRows
+
+FORMAT = [f.name for f in fields(RowFormat)]
 
 
 def build_item(uid: str, *, num_tokens: int = 5, num_rows: int = 1, num_classes: int = 3, seed: int = 0) -> Item:
@@ -61,27 +64,40 @@ def _item_rows(item: Item, random: np.random.Generator, top_k: int, float16: boo
         columns["moments"].append(np.array([[tail.mean(), tail.var()] if len(tail) else [0, 0]], np.float32))
         columns["gold"].append(np.array([np.nan if label == IGNORE else logprobs[label]], np.float32))
     empty = {
-        "ids": np.zeros(0, np.int64),
         "atoms": np.zeros((0, NUM_ATOMS, 2), np.float32),
         "moments": np.zeros((0, 2), np.float32),
     }
     nothing = np.zeros(0, np.float32)
+    kept = np.array([len(part) for part in columns["ids"]], dtype=np.int64)
+    padded = {
+        "ids": pad(columns.pop("ids"), fill=0, dtype=np.int64),
+        "logprobs": pad(columns.pop("logprobs"), fill=-np.inf, dtype=np.float32),
+    }
     joined = {name: np.concatenate([empty.get(name, nothing), *parts]) for name, parts in columns.items()}
     if item.num_rows and (item.classes_R <= top_k).all():
         joined["atoms"] = joined["atoms"][:, :0]
     return SparseRows(
         row_ptr=np.array([0, item.num_rows]),
-        entry_ptr=pointers(np.array([len(part) for part in columns["ids"]], dtype=np.int64)),
+        num_kept=kept,
         num_classes=item.classes_R,
+        **padded,
         **joined,
     )
+
+
+def pad(parts: Sequence[np.ndarray], *, fill: float, dtype: type) -> np.ndarray:
+    """Entries of each row as [R, K], K that of the longest row."""
+    matrix = np.full((len(parts), max(map(len, parts), default=0)), fill, dtype)
+    for row, part in zip(matrix, parts, strict=True):
+        row[: len(part)] = part
+    return matrix
 
 
 def identity_of(rows: SparseRows, *, codec: str = "fast", **changes: object) -> TeacherIdentity:
     """A teacher that these rows could be of."""
     values = {
         "num_classes": int(rows.num_classes.max(initial=1)),
-        "top_k": max(int(np.diff(rows.entry_ptr).max(initial=1)), 1),
+        "top_k": max(int(rows.num_kept.max(initial=1)), 1),
         "num_atoms": max(rows.atoms.shape[1], 1),
         "codec": codec,
     }
@@ -91,10 +107,10 @@ def identity_of(rows: SparseRows, *, codec: str = "fast", **changes: object) -> 
 def tables_of(identity: TeacherIdentity, *, seed: int = 0) -> dict[str, np.ndarray]:
     """Tables that fit a teacher's codec."""
     random = np.random.default_rng(seed)
-    if identity.codec == "compact":
-        return {"id_table": random.permutation(identity.num_classes).astype(np.int32)}
-    if identity.codec == "int8":
-        mean = random.normal(size=identity.hidden_size).astype(np.float32)
+    if identity.row_format.codec == "compact":
+        return {"id_table": random.permutation(identity.row_format.num_classes).astype(np.int32)}
+    if identity.row_format.codec == "int8":
+        mean = random.normal(size=identity.row_format.hidden_size).astype(np.float32)
         return {"mean": mean, "rotation_seed": np.array([7], np.int64)}
     return {}
 
@@ -143,15 +159,10 @@ def build_marker(chunk_rows: int = 4096, **changes: object) -> Marker:
 
 
 def build_teacher(name: str = "t_hs", **changes: object) -> TeacherIdentity:
-    """A teacher's identity."""
-    values = {
-        "name": name,
-        "source": "models/roberta-large",
-        "weight_digest": "a1b2c3d4",
-        "num_classes": 1000,
-        "score": {"f1": 0.9},
-    }
-    return TeacherIdentity(**{**values, **changes})  # type: ignore[arg-type]
+    """A teacher's identity; `changes` are of its own fields and of its row format's."""
+    values = {"name": name, "source": "models/roberta-large", "weight_digest": "a1b2c3d4", "score": {"f1": 0.9}}
+    kept = {"num_classes": 1000, **{name: changes.pop(name) for name in FORMAT if name in changes}}
+    return TeacherIdentity(**{**values, **changes}, row_format=RowFormat.of(**kept))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

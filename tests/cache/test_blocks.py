@@ -85,13 +85,15 @@ def test_rows_that_are_not_where_the_plan_has_them_are_damage(make_toy, tmp_path
     block = toy.plan.blocks[0]
     rows = build_rows(toy.flat[: block.stop], top_k=2)
     identity = identity_of(rows)
-    shifted = encode(rows, identity, {}, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop] + 1)
+    shifted = encode(
+        rows, identity.row_format, {}, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop] + 1
+    )
     record = record_of(tmp_path, "t", to_files(shifted, chunk_rows=128, attributes={}))
     with pytest.raises(
         CacheDamaged, match="block 00000 of teacher t: num_classes has 18 rows that are not where the plan has"
     ):
         load_arrays(tmp_path, toy.plan, block, record, identity=identity, shared={})
-    short = encode(rows, identity, {})
+    short = encode(rows, identity.row_format, {})
     record = record_of(tmp_path, "t", to_files(short, chunk_rows=9, attributes={}))
     plan = make_toy(train=3, num_rows=5, num_classes=5, block_tokens=99).plan
     with pytest.raises(CacheDamaged, match="the block has 18 rows, the plan 15"):
@@ -101,7 +103,7 @@ def test_rows_that_are_not_where_the_plan_has_them_are_damage(make_toy, tmp_path
 def test_a_codec_outside_the_whitelist_names_the_block(toy, tmp_path):
     block = toy.plan.blocks[0]
     rows = build_rows(toy.flat[: block.stop])
-    files = to_files(encode(rows, identity_of(rows), {}), chunk_rows=9, attributes={})
+    files = to_files(encode(rows, identity_of(rows).row_format, {}), chunk_rows=9, attributes={})
     files["lse/zarr.json"] = files["lse/zarr.json"].replace(b"blosc", b"pickle")
     record = record_of(tmp_path, "t", files)
     with pytest.raises(CacheFormatError, match="block 00000 of teacher t: array lse is coded by bytes, pickle, crc32c"):
@@ -119,6 +121,6 @@ def test_reading_leaves_arrays_as_they_were_encoded(sealed, toy):
     block = toy.plan.blocks[1]
     record, identity = read_commits(sealed, "t_hs", toy.plan)[block.name], read_teacher(sealed, "t_hs")
     arrays = load_arrays(sealed, toy.plan, block, record, identity=identity, shared={})
-    written = encode(build_rows(toy.flat[block.start : block.stop], seed=block.start), identity, {})
+    written = encode(build_rows(toy.flat[block.start : block.stop], seed=block.start), identity.row_format, {})
     for name, array in written.items():
         np.testing.assert_array_equal(arrays[name], array)

@@ -83,29 +83,29 @@ def test_scores_and_source_do_not_make_another_teacher_but_weights_do():
         ({"name": "items"}, "a teacher cannot be called items"),
         ({"name": "../x"}, "'../x' cannot name a part of a cache"),
         ({"role": "best"}, "role of teacher t_hs is 'best'; allowed: t_hs, t_ll, user"),
-        ({"store": "dense"}, "store of teacher t_hs is 'dense'; allowed: topk, hidden"),
-        ({"codec": "int8"}, "codec of teacher t_hs is 'int8'; allowed with store topk: dense, fast, compact"),
-        ({"codec": "dense"}, "codec of teacher t_hs is 'dense' with top_k 64 of 1000 classes; dense keeps all classes"),
-        ({"compressor": "gzip"}, "compressor of teacher t_hs is 'gzip'; allowed: lz4, zstd"),
-        ({"top_p": 0.0}, "top_p of teacher t_hs is 0; allowed: above 0, at most 1"),
-        ({"top_p": 1.5}, r"top_p of teacher t_hs is 1\.5; allowed: above 0, at most 1"),
-        ({"hidden_size": 8}, "hidden_size of teacher t_hs is 8; set it to 0 for store topk"),
-        ({"num_classes": 0}, r"num_classes of teacher t_hs is 0; allowed: 1 to 2\^31 - 1"),
-        ({"num_classes": 2**31}, r"num_classes of teacher t_hs is 2147483648; allowed: 1 to 2\^31 - 1"),
+        ({"store": "dense"}, "store is 'dense'; allowed: topk, hidden"),
+        ({"codec": "int8"}, "codec is 'int8'; allowed with store topk: fast, compact, dense"),
+        ({"codec": "dense"}, "codec is 'dense' with top_k 64 of 1000 classes; dense keeps all classes"),
+        ({"compressor": "gzip"}, "compressor is 'gzip'; allowed: lz4, zstd"),
+        ({"top_p": 0.0}, "top_p is 0; allowed: above 0, at most 1"),
+        ({"top_p": 1.5}, r"top_p is 1\.5; allowed: above 0, at most 1"),
+        ({"hidden_size": 8}, "hidden_size is 8; set it to 0 for store topk"),
+        ({"num_classes": 0}, r"num_classes is 0; allowed: 1 to 2\^31 - 1"),
+        ({"num_classes": 2**31}, r"num_classes is 2147483648; allowed: 1 to 2\^31 - 1"),
         (
             {"store": "hidden", "codec": "int8"},
-            "hidden_size of teacher t_hs is 0; store hidden needs hidden_size of at least 1 and top_k 0",
+            "hidden_size is 0; store hidden needs hidden_size of at least 1 and top_k 0",
         ),
         (
-            {"store": "hidden", "codec": "int8", "hidden_size": 8},
-            "top_k of teacher t_hs is 64; store hidden needs hidden_size of at least 1 and top_k 0",
+            {"store": "hidden", "codec": "int8", "hidden_size": 8, "top_k": 64},
+            "top_k is 64; store hidden needs hidden_size of at least 1 and top_k 0",
         ),
         (
             {"store": "hidden", "codec": "fast"},
-            "codec of teacher t_hs is 'fast'; allowed with store hidden: float32, float16, bfloat16, int8",
+            "codec is 'fast'; allowed with store hidden: float16, bfloat16, int8, float32",
         ),
         ({"aliases": ("t_hs",)}, "teacher t_hs has a name twice: t_hs, t_hs"),
-        ({"top_k": 0}, "top_k of teacher t_hs is 0; it must be at least 1"),
+        ({"top_k": 0}, "top_k is 0; it must be at least 1"),
     ],
 )
 def test_an_impossible_teacher_is_refused(changes, message):
@@ -123,13 +123,13 @@ def test_codec_settings_are_part_of_a_teacher_and_stand_in_its_identity():
 
 @pytest.mark.parametrize("codec", ["fast", "compact", "dense"])
 def test_a_teacher_that_keeps_all_classes_is_dense(codec):
-    assert build_teacher(num_classes=64, codec=codec).codec == "dense"
-    assert build_teacher(num_classes=65).codec == "fast"
+    assert build_teacher(num_classes=64, codec=codec).row_format.codec == "dense"
+    assert build_teacher(num_classes=65).row_format.codec == "fast"
 
 
 def test_an_identity_that_contradicts_itself_is_damage():
     value = json.loads(build_teacher().to_json())
-    with pytest.raises(CacheDamaged, match="x: codec of teacher t_hs is 'int8'; allowed with store topk"):
+    with pytest.raises(CacheDamaged, match="x: codec is 'int8'; allowed with store topk"):
         TeacherIdentity.from_tree({**value, "codec": "int8"}, where="x")
     with pytest.raises(CacheDamaged, match="x: top_p is 'all', not float"):
         TeacherIdentity.from_tree({**value, "top_p": "all"}, where="x")

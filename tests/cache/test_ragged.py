@@ -1,5 +1,7 @@
 """Taking and joining ragged rows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,14 +28,40 @@ def same(one, other):
 def test_taking_items_is_joining_their_rows(sizes, data):
     parts = some_rows(sizes)
     chosen = data.draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, max_size=6))
-    same(take(concatenate(parts), np.array(chosen)), concatenate([parts[i] for i in chosen]))
+    found, wanted = take(concatenate(parts), np.array(chosen)), concatenate([parts[i] for i in chosen])
+    width = wanted.ids.shape[1]  # taking keeps the width, joining has that of its parts
+    assert not found.kept[:, width:].any()
+    same(dataclasses.replace(found, ids=found.ids[:, :width], logprobs=found.logprobs[:, :width]), wanted)
 
 
 def test_a_dense_part_beside_a_sparse_one_gets_unused_atoms():
     joined = concatenate([*some_rows([1], top_k=9), *some_rows([1])])
     assert joined.atoms.shape == (2, 5, 2)
     assert np.isneginf(joined.atoms[0, :, 1]).all()
-    assert np.diff(joined.entry_ptr).tolist() == [5, 2]
+    assert joined.num_kept.tolist() == [5, 2]
+
+
+def test_rows_of_different_widths_are_padded_to_the_widest():
+    narrow, wide = some_rows([2], top_k=2)[0], some_rows([1], top_k=4)[0]
+    joined = concatenate([narrow, wide, narrow])
+    assert joined.ids.shape == joined.logprobs.shape == (5, 4)
+    assert joined.num_kept.tolist() == [2, 2, 4, 2, 2]
+    assert joined.kept.sum(axis=1).tolist() == [2, 2, 4, 2, 2]
+    assert joined.ids[~joined.kept].tolist() == [0] * 8
+    assert joined.logprobs[~joined.kept].tolist() == [-np.inf] * 8
+    np.testing.assert_array_equal(joined.ids[2], wide.ids[0])
+    np.testing.assert_array_equal(joined.ids[3:, :2], narrow.ids)
+    assert (joined.ids.dtype, joined.logprobs.dtype) == (np.int64, np.float32)
+
+
+def test_joining_keeps_narrow_types():
+    parts = [
+        dataclasses.replace(part, ids=part.ids.astype(np.int32), logprobs=part.logprobs.astype(np.float16))
+        for part in (some_rows([2], top_k=2)[0], some_rows([1], top_k=4)[0])
+    ]
+    joined = concatenate(parts)
+    assert (joined.ids.dtype, joined.logprobs.dtype) == (np.int32, np.float16)
+    assert np.isneginf(joined.logprobs[0, 2:]).all()
 
 
 def test_nothing_to_join_and_an_index_outside_are_refused():

@@ -1,6 +1,7 @@
 """Arrays <-> the files of a zarr group, and shards that nobody should trust."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import google_crc32c
 import numpy as np
@@ -8,12 +9,15 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from kdcache.cache.codec import encode
+from kdcache.cache.jsonio import to_json
+from kdcache.cache.ragged import fill_value
 from kdcache.cache.shards import from_files, to_files
-from kdcache.core.errors import CacheDamaged, CacheFormatError
+from kdcache.core.errors import CacheDamaged, CacheError, CacheFormatError
 
 from .conftest import build_item, build_rows, identity_of
 
@@ -21,7 +25,7 @@ from .conftest import build_item, build_rows, identity_of
 def arrays_of(num_rows=6, *, total=None, top_k=5):
     items = [build_item(f"i{n}", num_classes=9) for n in range(num_rows)]
     rows = build_rows(items, top_k=top_k)
-    return encode(rows, identity_of(rows), {}, num_rows=total)
+    return encode(rows, identity_of(rows).row_format, {}, num_rows=total)
 
 
 def files_of(**changes):
@@ -50,6 +54,75 @@ def test_equal_arrays_give_equal_bytes_and_one_object_an_array():
     assert files_of() == files_of()
     assert sorted(name for name in files_of() if name.startswith("ids")) == ["ids/c.0.0", "ids/zarr.json"]
     assert as_zarr(files_of()).attrs["kdcache"] == {"teacher": "t", "block": "00000"}
+
+
+@st.composite
+def any_arrays(draw):
+    """Arrays of each type and rank that codecs have, in one chunk or several."""
+    rows, chunk = draw(st.sampled_from([(1, 1), (5, 8), (12, 4), (600, 200)]))
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    shapes = {"ids": (3,), "gaps": (5,), "num_kept": (), "lse": (), "logprobs": (64,), "atoms": (5, 2), "moments": (2,)}
+    types = dict.fromkeys(shapes, "uint16") | {"gaps": "uint8", "num_kept": "int32", "hidden": "int8"}
+    types |= {"lse": "float32", "logprobs": "float16", "moments": "float32"}
+    shapes["hidden"] = (16,)
+    arrays = {
+        name: random.integers(0, draw(st.sampled_from([2, 100])), size=(rows, *shape)).astype(types[name])
+        for name, shape in shapes.items()
+    }
+    arrays["lse"][:] = np.nan
+    return arrays, chunk
+
+
+@settings(max_examples=12, deadline=None)
+@given(case=any_arrays(), compressor=st.sampled_from(["lz4", "zstd"]))
+def test_zarr_python_writes_the_same_bytes(case, compressor):
+    arrays, chunk = case
+    filters = {"atoms": ("bitshuffle", True), "lse": ("bitshuffle", False), "gaps": ("bitshuffle", True)}
+    attributes = {"teacher": "t", "block": "00000"}
+    ours = to_files(arrays, chunk_rows=chunk, attributes=attributes, compressor=compressor, filters=filters)
+    theirs = {}
+    group = zarr.create_group(MemoryStore(theirs), attributes={"kdcache": attributes})
+    for name, array in arrays.items():
+        shuffle, whole = filters.get(name, ("shuffle", False))
+        blosc = BloscCodec(
+            cname=compressor,
+            clevel={"lz4": 9, "zstd": 3}[compressor],
+            shuffle=shuffle,
+            typesize=array[0].nbytes if whole else array.itemsize,
+        )
+        rows = len(array) if array[0].nbytes <= 8 else min(chunk, len(array))
+        target = group.create_array(
+            name,
+            shape=array.shape,
+            dtype=array.dtype,
+            chunks=(rows, *array.shape[1:]),
+            shards=array.shape,
+            compressors=[blosc, Crc32cCodec()],
+            fill_value=fill_value(array.dtype),
+            chunk_key_encoding={"name": "default", "separator": "."},
+            config={"write_empty_chunks": True},
+        )
+        target[...] = array
+    assert sorted(ours) == sorted(theirs)
+    for path, content in ours.items():
+        their = theirs[path].to_bytes()
+        assert content == (to_json(json.loads(their)) if path.endswith("zarr.json") else their), path
+
+
+def test_threads_write_the_same_bytes_at_once():
+    arrays = {"logprobs": np.random.default_rng(0).integers(0, 9, size=(4096, 64)).astype(np.float16)}
+
+    def write(_):
+        return to_files(arrays, chunk_rows=256, attributes={})
+
+    with ThreadPoolExecutor(4) as pool:
+        written = [files["logprobs/c.0.0"] for files in pool.map(write, range(16))]
+    assert set(written) == {write(0)["logprobs/c.0.0"]}
+
+
+def test_rows_that_are_no_multiple_of_a_chunk_are_refused():
+    with pytest.raises(CacheError, match="array ids has 5 rows, which are no multiple of chunk_rows 2"):
+        to_files({"ids": np.zeros((5, 9), np.uint16)}, chunk_rows=2, attributes={})
 
 
 def test_an_unlabelled_block_is_not_a_hole():

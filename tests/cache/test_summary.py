@@ -9,7 +9,7 @@ import pytest
 from kdcache.cache.reader import Cache
 from kdcache.cache.summary import describe_cache
 from kdcache.core.config import plain
-from kdcache.describe.cache import render
+from kdcache.describe.cache import render, tree
 
 
 def test_the_summary_counts_splits_forwards_and_every_byte(sealed):
@@ -31,7 +31,7 @@ def test_the_summary_counts_splits_forwards_and_every_byte(sealed):
 
 def test_the_summary_is_json(sealed):
     summary = describe_cache(Cache.open(sealed))
-    assert json.loads(json.dumps(plain(summary)))["dataset"] == "toy@3f2a9c0011223344"
+    assert json.loads(json.dumps(tree(summary)))["dataset"] == "toy@3f2a9c0011223344"
 
 
 def test_an_unfinished_cache_has_a_summary_too(toy, tmp_path):
@@ -68,4 +68,4 @@ def test_the_summary_says_what_is_kept_and_what_it_costs(make_toy, tmp_path, sto
     assert words in text
     assert f"{teacher.bytes_per_row:.1f} bytes a row" in text
     assert (" once" in text) == (shared > 0)
-    assert json.loads(json.dumps(plain(summary)))["teachers"]["t_hs"]["identity"]["codec"] == store
+    assert json.loads(json.dumps(tree(summary)))["teachers"]["t_hs"]["identity"]["codec"] == store

@@ -32,7 +32,7 @@ def test_tokens_count_only_where_an_item_has_no_label_and_never_beyond_the_class
 def test_what_a_first_block_keeps_counts_too():
     items = [build_item(f"i{n}", num_rows=3, num_classes=50) for n in range(4)]
     rows = build_rows(items, top_k=8)
-    counts = np.bincount(rows.ids, minlength=50)
+    counts = np.bincount(rows.ids.ravel(), minlength=50)
     table = id_table([], num_classes=50, rows=rows)
     assert (np.diff(counts[table]) <= 0).all()
 

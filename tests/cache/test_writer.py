@@ -308,7 +308,9 @@ def test_tables_and_head_are_published_once_and_the_published_ones_are_used(toy,
     arrays = tables_of(teacher, seed=1)
     record = read_commits(tmp_path / "c", "t_hs", toy.plan)[block.name]
     found = load_arrays(tmp_path / "c", toy.plan, block, record, identity=teacher, shared=arrays)
-    written = encode(rows, teacher, arrays, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop])
+    written = encode(
+        rows, teacher.row_format, arrays, num_rows=block.num_rows, first_row=toy.plan.first_row[: block.stop]
+    )
     np.testing.assert_array_equal(found["hidden"], written["hidden"])
 
 

@@ -10,8 +10,8 @@ import torch
 
 from kdcache.cache import codec
 from kdcache.cache.codecs import rotation as numpy_rotation
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import IncompatibleTargets
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import HiddenRows, PackedRows, SparseRows
 from kdcache.losses import packed as packing
 from kdcache.losses import rotation
@@ -31,15 +31,15 @@ def _sparse_rows(classes: int, *, top_k: int, top_p: float = 1.0) -> SparseRows:
 
 
 def _pack(rows: SparseRows | HiddenRows, **settings: object) -> PackedRows:
-    identity = TeacherIdentity(name="t", source="s", weight_digest="d", **settings)  # type: ignore[arg-type]
+    row_format = RowFormat.of(**settings)  # type: ignore[arg-type]
     generator = np.random.default_rng(0)
     shared: dict[str, np.ndarray] = {}
-    if identity.codec == "compact":
-        shared = {"id_table": generator.permutation(identity.num_classes).astype(np.int32)}
-    if identity.codec == "int8":
-        mean = generator.normal(size=identity.hidden_size).astype(np.float32)
+    if row_format.codec == "compact":
+        shared = {"id_table": generator.permutation(row_format.num_classes).astype(np.int32)}
+    if row_format.codec == "int8":
+        mean = generator.normal(size=row_format.hidden_size).astype(np.float32)
         shared = {"mean": mean, "rotation_seed": np.array([7], dtype=np.int64)}
-    return codec.pack(rows, identity, shared)
+    return codec.pack(rows, row_format, shared)
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,12 +98,22 @@ def test_selection_makes_nothing_larger_than_a_chunk(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("k", [8, V])
-def test_rows_survive_the_flat_form(k: int) -> None:
+def test_rows_survive_the_way_to_the_cache(k: int) -> None:
     targets = select(oracle.logits(8, R, V).float(), NONE, FULL, top_k=k, top_p=0.8)
     again = from_rows(to_rows(targets, rows_per_item=np.ones(R, dtype=np.int64)))
     width = again.ids_RK.shape[1]
     torch.testing.assert_close(again.logprobs_RK, targets.logprobs_RK[:, :width])
     assert again.ids_RK.tolist() == targets.ids_RK[:, :width].tolist()
+
+
+def test_what_a_device_has_converted_stays_as_it_is() -> None:
+    targets = select(oracle.logits(8, R, V).float(), NONE, FULL, top_k=8)
+    narrow = replace(targets, ids_RK=targets.ids_RK.int(), logprobs_RK=targets.logprobs_RK.half())
+    rows = to_rows(narrow, rows_per_item=np.ones(R, dtype=np.int64))
+    assert (rows.ids.dtype, rows.logprobs.dtype, rows.ids.shape) == (np.int32, np.float16, (R, 8))
+    again = from_rows(rows)
+    assert (again.ids_RK.dtype, again.logprobs_RK.dtype) == (torch.int64, torch.float32)
+    torch.testing.assert_close(again.logprobs_RK, targets.logprobs_RK.half().float(), rtol=0, atol=0)
 
 
 def test_what_cannot_be_selected_is_refused() -> None:

@@ -9,6 +9,7 @@ import pytest
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.configuration import Configuration
 from kdcache.core.errors import CacheError
+from kdcache.core.row_format import RowFormat
 from kdcache.student.plan import _by_checkpoint
 
 
@@ -18,10 +19,11 @@ class TwoTeachers:
     root = Path("cache")
 
     def teacher(self, name: str) -> TeacherIdentity:
+        two = RowFormat.of(num_classes=2)
         if name in ("t_hs", "t_ll"):
-            return TeacherIdentity(name="t_hs", aliases=("t_ll",), source="a", weight_digest="aa", num_classes=2)
+            return TeacherIdentity(name="t_hs", aliases=("t_ll",), source="a", weight_digest="aa", row_format=two)
         if name == "other":
-            return TeacherIdentity(name="other", source="b", weight_digest="bb", num_classes=2)
+            return TeacherIdentity(name="other", source="b", weight_digest="bb", row_format=two)
         raise CacheError(f"no teacher {name}")
 
 

@@ -68,13 +68,14 @@ def test_topk_keeps_the_largest_classes_of_each_row(forty: Path, tmp_path: Path,
     assert result.forwards == {"t": 50}
     cache = Cache.open(tmp_path / "cache")
     identity = cache.teacher("t")
-    assert (identity.store, identity.codec, identity.compressor, identity.top_k) == ("topk", codec, compressor, 8)
+    kept = identity.row_format
+    assert (kept.store, kept.codec, kept.compressor, kept.top_k) == ("topk", codec, compressor, 8)
     rows = cache.rows("t", np.arange(50))
     assert isinstance(rows, SparseRows)
     exact = _log_softmax(_logits(forty, cache))
-    ids = rows.ids.reshape(50, 8)
+    ids = rows.ids
     np.testing.assert_allclose(
-        rows.logprobs.reshape(50, 8), np.take_along_axis(exact, ids, 1), atol=0.004 if codec == "fast" else 0.02
+        rows.logprobs, np.take_along_axis(exact, ids, 1), atol=0.004 if codec == "fast" else 0.02
     )
     assert [set(row) for row in ids] == [set(row) for row in np.argsort(-exact, axis=1)[:, :8]]
 
@@ -89,7 +90,8 @@ def test_hidden_gives_the_teachers_logits_back_from_one_forward_an_item(
     assert result.forwards == {"t": 50}
     cache = Cache.open(tmp_path / "cache")
     identity = cache.teacher("t")
-    assert (identity.store, identity.codec, identity.top_k, identity.hidden_size) == ("hidden", codec, 0, HIDDEN)
+    kept = identity.row_format
+    assert (kept.store, kept.codec, kept.top_k, kept.hidden_size) == ("hidden", codec, 0, HIDDEN)
     rows = cache.rows("t", np.arange(50))
     assert isinstance(rows, HiddenRows)
     head = cache.head("t")
@@ -105,10 +107,10 @@ def test_hidden_gives_the_teachers_logits_back_from_one_forward_an_item(
 def test_a_few_classes_are_dense_whatever_codec_was_named(two: Path, tmp_path: Path) -> None:
     _dump(two, tmp_path, "codec=compact")
     cache = Cache.open(tmp_path / "cache")
-    assert cache.teacher("t").codec == "dense"
+    assert cache.teacher("t").row_format.codec == "dense"
     rows = cache.rows("t", np.arange(50))
     assert isinstance(rows, SparseRows)
-    np.testing.assert_allclose(rows.logprobs.reshape(50, 2), _log_softmax(_logits(two, cache)), atol=1e-5)
+    np.testing.assert_allclose(rows.logprobs, _log_softmax(_logits(two, cache)), atol=1e-5)
 
 
 def test_top_p_keeps_as_many_classes_as_the_mass_needs(forty: Path, tmp_path: Path) -> None:
@@ -116,9 +118,9 @@ def test_top_p_keeps_as_many_classes_as_the_mass_needs(forty: Path, tmp_path: Pa
     cache = Cache.open(tmp_path / "cache")
     rows = cache.rows("t", np.arange(50))
     assert isinstance(rows, SparseRows)
-    kept = np.diff(rows.entry_ptr)
+    kept = rows.num_kept
     assert kept.min() < kept.max() <= 20
-    masses = np.add.reduceat(np.exp(rows.logprobs), rows.entry_ptr[:-1])
+    masses = np.exp(rows.logprobs).sum(axis=1)
     assert (masses[kept < 20] >= 0.79).all()
     falling = -np.sort(-np.exp(_log_softmax(_logits(forty, cache))), axis=1).cumsum(axis=1)
     np.testing.assert_array_equal(kept, np.minimum((falling < 0.8).sum(axis=1) + 1, 20))

@@ -13,12 +13,13 @@ import torch
 
 from kdcache.cli import main
 from kdcache.core.errors import ConfigError, KDCacheError
+from kdcache.core.row_format import RowFormat
 from kdcache.losses.objective import Objective
 from kdcache.student import skip_layers
 from kdcache.teacher import advice, examine, fidelity
 from kdcache.teacher.advice import Report, Student
 from kdcache.teacher.fidelity import Cell, StoreResult
-from kdcache.teacher.roundtrip import Variant
+from kdcache.teacher.roundtrip import raw_bytes
 from kdcache.teacher.settings import parse_grid
 from kdcache.training.run import load_run
 from tests.teacher.small import HIDDEN, NUM_CLASSES
@@ -80,7 +81,7 @@ def test_hidden_errors_are_small_everywhere_and_ordered_by_their_bits(report: Re
     assert found[0].worst < 0.002
     assert found[0].worst < found[1].worst < 0.02
     assert found[2].worst < 0.05
-    assert found[2].variant.raw_bytes < found[0].variant.raw_bytes
+    assert raw_bytes(found[2].variant) < raw_bytes(found[0].variant)
     assert [cell.kind for cell in found[0].cells] == ["exact"] * 4
     assert [cell.kind for cell in found[2].cells] == ["bounded"] * 4
 
@@ -156,10 +157,9 @@ def _made(*errors: tuple[str, str, float, tuple[float, float]]) -> Report:
     """A report on ce 2/1 and ce 4/4, of (codec, store, bytes, errors)."""
     stores = tuple(
         StoreResult(
-            variant=Variant(
+            variant=RowFormat.of(
                 store=store,
                 codec=codec,
-                top_k=64 if store == "topk" else 0,
                 num_classes=50_000,
                 hidden_size=HIDDEN if store == "hidden" else 0,
             ),

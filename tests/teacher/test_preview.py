@@ -12,8 +12,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 
 from kdcache.cli import main
 from kdcache.core.errors import ConfigError
+from kdcache.core.row_format import RowFormat
 from kdcache.teacher import estimate, preview
-from kdcache.teacher.roundtrip import Variant
 from kdcache.training.run import load_run
 from tests.teacher.small import HIDDEN, NUM_CLASSES
 from tests.tiny import write_records
@@ -107,7 +107,7 @@ def test_few_classes_have_one_store(two: Path) -> None:
 
 
 def test_a_store_that_needs_a_head_counts_it() -> None:
-    hidden = Variant(store="hidden", codec="float16", num_classes=1000, hidden_size=HIDDEN)
+    hidden = RowFormat.of(store="hidden", num_classes=1000, hidden_size=HIDDEN)
     size = estimate.store_bytes(hidden, num_rows=10, measured=40.0, chosen=True)
     assert size.raw == 2 * HIDDEN + 12
     assert size.total == 10 * 40 + 4 * 1000 * HIDDEN
@@ -121,7 +121,7 @@ def test_an_estimate_of_a_language_models_rows_is_near_the_measured_table() -> N
         ("compact", "zstd", 64, 158),
         ("compact", "zstd", 8, 46),
     ):
-        variant = Variant(store="topk", codec=codec, compressor=compressor, top_k=k, num_classes=49_152)
+        variant = RowFormat.of(codec=codec, compressor=compressor, top_k=k, num_classes=49_152)
         size = estimate.store_bytes(variant, num_rows=1, measured=None, chosen=False)
         assert size.stored == pytest.approx(measured, rel=0.08)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from kdcache.core.config import parse
 from kdcache.core.errors import ConfigError
+from kdcache.core.row_format import DENSE, STORES, RowFormat
 from kdcache.teacher.settings import STUDY_GRID, DumpConfig, FidelityConfig, parse_grid
 
 
@@ -26,7 +27,9 @@ from kdcache.teacher.settings import STUDY_GRID, DumpConfig, FidelityConfig, par
 def test_codec_and_top_k_follow_from_store_and_number_of_classes(
     given: dict[str, Any], num_classes: int, kept: tuple[str, int]
 ) -> None:
-    assert DumpConfig(**given).kept(num_classes) == kept
+    found = DumpConfig(**given).row_format(num_classes=num_classes, hidden_size=8)
+    assert (found.codec, found.top_k) == kept
+    assert found.hidden_size == (8 if found.store == "hidden" else 0)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,14 @@ def test_contradictions_are_refused_with_a_way_out(given: dict[str, Any], messag
         parse(DumpConfig, given, where="run.yaml", block="dump")
 
 
+def test_what_is_not_said_is_what_a_row_format_has_by_default() -> None:
+    assert DumpConfig().row_format(num_classes=50_000) == RowFormat.of(num_classes=50_000)
+    hidden = DumpConfig(store="hidden").row_format(num_classes=9, hidden_size=4)
+    assert hidden == RowFormat.of(store="hidden", num_classes=9, hidden_size=4)
+    codecs = {codec for store in STORES.values() for codec in store}
+    assert set(get_args(get_type_hints(DumpConfig)["codec"])) == {"auto", *codecs} - {DENSE}
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
@@ -72,7 +83,7 @@ def test_a_mass_where_everything_is_kept_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"top_p = 0\.9 means nothing here: top_k = 64 keeps all 40 classes of a row; "
     ):
-        DumpConfig(top_p=0.9).kept(40)
+        DumpConfig(top_p=0.9).row_format(num_classes=40)
 
 
 def test_tied_is_the_teachers_temperature() -> None:

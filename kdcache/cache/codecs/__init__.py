@@ -18,4 +18,4 @@ CODECS: dict[tuple[str, str], Codec] = {
     ("hidden", "bfloat16"): Floats("bfloat16"),
     ("hidden", "int8"): Int8(),
 }
-"""(store, codec) -> codec; `layout.STORES` has the same names."""
+"""(store, codec) -> codec; `row_format.STORES` has the same names."""

@@ -4,7 +4,7 @@ A codec turns rows into arrays whose first axis is the row, and back. Rows that 
 beyond those it keeps, hold an impossible fill, so that a hole is visible to any reader. A codec is a value without
 state; what the rows of a teacher share (tables) is handed to it.
 
-Shape suffixes: R rows  E entries  K kept (padded).
+Shape suffixes: R rows  K kept (padded).
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.ragged import fill_value
 from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import HiddenRows, PackedRows, SparseRows
 
 Arrays = Mapping[str, NDArray[Any]]
 LOG_SLACK = 1e-3
 """How far above 0 a log-probability may be by rounding, nats."""
+_INFINITY = {"float16": 0x7C00, "uint16": 0x7F80, "float32": 0x7F800000}
+"""Its bits; uint16 is bfloat16."""
 Filter = tuple[str, bool]
 """blosc's shuffle (`shuffle`, `bitshuffle`), and whether it is over rows (columns become contiguous) or entries."""
 SHUFFLED: Filter = ("shuffle", False)
@@ -45,11 +47,11 @@ class Codec(Protocol):
         """Names of the arrays that all rows of a teacher share."""
         ...
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block whose widest row keeps `width` classes: name -> (type, shape of a row)."""
         ...
 
-    def encode(self, rows: Any, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: Any, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows, without padding rows.
 
         Raises:
@@ -57,7 +59,7 @@ class Codec(Protocol):
         """
         ...
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows; names, types and shapes have been checked. Called once a block is read.
 
         Raises:
@@ -97,15 +99,15 @@ def owned_rows(arrays: Arrays) -> NDArray[np.bool_]:
     return owned
 
 
-def check_numbers(arrays: Arrays, identity: TeacherIdentity, owned_R: NDArray[np.bool_]) -> None:
+def check_numbers(arrays: Arrays, row_format: RowFormat, owned_R: NDArray[np.bool_]) -> None:
     """What rows of every store have: V within the teacher's, a finite lse, a gold log-probability that is no infinity.
 
     Raises:
         CacheDamaged: the first that fails.
     """
     classes_R = arrays["num_classes"]
-    if not (((classes_R >= 1) & (classes_R <= identity.num_classes)) | ~owned_R).all():
-        raise CacheDamaged(f"num_classes has a value outside 1 to {identity.num_classes}, the teacher's")
+    if not (((classes_R >= 1) & (classes_R <= row_format.num_classes)) | ~owned_R).all():
+        raise CacheDamaged(f"num_classes has a value outside 1 to {row_format.num_classes}, the teacher's")
     if (np.isfinite(arrays["lse"]) != owned_R).any() or np.isinf(arrays["gold"]).any():
         raise CacheDamaged("lse or gold is not finite, or stands where no row is")
 
@@ -175,9 +177,13 @@ def check_entries(codes_RK: NDArray[Any], kept: Kept, *, largest: int, fill: int
 def sign_set(values: NDArray[Any]) -> NDArray[Any]:
     """Log-probabilities with their sign bit set, zero too: then one comparison of bits tells them from all else.
 
+    As signed integers their bits are negative, as a rule all of them already: then they are given back as they are.
+
     Raises:
         CacheError: one above 0 by more than rounding.
     """
+    if values.view(f"i{values.itemsize}").max(initial=-1) < 0:
+        return values
     if (values > LOG_SLACK).any():
         raise CacheError(f"a log-probability of {float(np.nanmax(values)):g} is above 0")
     return np.where(np.isnan(values), values, -np.abs(np.minimum(values, 0))).astype(values.dtype)
@@ -199,30 +205,45 @@ def check_logprobs(values_RK: NDArray[Any], kept: Kept) -> None:
 
 
 def not_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which floats are NaN or infinite, by their bits: numpy's `isfinite` of float16 takes ten times as long."""
+    """Which numbers are NaN or infinite, by their bits: numpy's `isfinite` of float16 takes ten times as long.
+
+    Args:
+        values: float32, float16, or uint16 for the bits of bfloat16.
+    """
     bits = values.view(f"u{values.itemsize}")
-    infinity = bits.dtype.type({2: 0xF800, 4: 0xFF000000}[values.itemsize])
-    found: NDArray[np.bool_] = (bits << bits.dtype.type(1)) >= infinity
+    magnitude = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+    found: NDArray[np.bool_] = (bits & magnitude) >= bits.dtype.type(_INFINITY[values.dtype.name])
     return found
 
 
-def pad_entries(values_E: NDArray[Any], kept_R: NDArray[np.int64], width: int) -> NDArray[Any]:
-    """Ragged entries as a matrix [R, width], filled behind."""
-    matrix = np.full((len(kept_R), width), fill_value(values_E.dtype), dtype=values_E.dtype)
-    matrix[np.arange(width) < kept_R[:, None]] = values_E
-    return matrix
+def kept_entries(rows: SparseRows) -> tuple[NDArray[np.int32], int, NDArray[np.bool_] | None]:
+    """How many classes each row keeps, the largest number but at least 1, and where entries are.
+
+    The last is bool [R, K] over the first K = that number of places, or null where that is everywhere.
+    """
+    kept_R = rows.num_kept.astype(np.int32, copy=False)
+    width = max(int(kept_R.max(initial=1)), 1)
+    full = len(kept_R) > 0 and int(kept_R.min()) == width
+    return kept_R, width, None if full else np.arange(width) < kept_R[:, None]
+
+
+def filled(values_RK: NDArray[Any], kept_RK: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """The values with the fill of their type where nothing is kept."""
+    if kept_RK is None:
+        return values_RK
+    return np.where(kept_RK, values_RK, fill_value(values_RK.dtype))
 
 
 def common_arrays(rows: SparseRows | HiddenRows) -> dict[str, NDArray[Any]]:
     """The arrays that rows of every store have."""
     return {
-        "num_classes": rows.num_classes.astype(np.int32),
-        "lse": rows.lse.astype(np.float32),
-        "gold": rows.gold.astype(np.float32),
+        "num_classes": rows.num_classes.astype(np.int32, copy=False),
+        "lse": rows.lse.astype(np.float32, copy=False),
+        "gold": rows.gold.astype(np.float32, copy=False),
     }
 
 
-def refuse_infinite(matrix: NDArray[Any], kept_R: NDArray[np.int64]) -> None:
+def refuse_infinite(matrix: NDArray[Any], kept_R: NDArray[np.int32]) -> None:
     """Refuse rows whose values overflow the stored type.
 
     Raises:

@@ -12,7 +12,7 @@
 The codes are rounded, not the gaps, so that errors do not add up: each log-probability but the first is within half a
 step, 1/64, of the teacher's. `gap_shift` is the smallest with which every gap of the row fits.
 
-Shape suffixes: R rows  E entries  K kept (padded).
+Shape suffixes: R rows  K kept (padded).
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from kdcache.cache.codecs.base import (
     Spec,
     check_entries,
     check_numbers,
+    filled,
     kept_counts,
+    kept_entries,
     not_finite,
     owned_rows,
-    pad_entries,
     refuse_infinite,
     sign_set,
 )
@@ -48,9 +49,9 @@ from kdcache.cache.codecs.sparse import (
     join_ids,
     sparse_specs,
 )
-from kdcache.cache.layout import TeacherIdentity
-from kdcache.cache.ragged import fill_value, pointers
+from kdcache.cache.ragged import fill_value
 from kdcache.core.errors import CacheDamaged
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import PackedRows, SparseRows
 
 STEP = 2.0**-5
@@ -64,10 +65,10 @@ class Compact:
 
     tables: tuple[str, ...] = ("id_table",)
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block."""
         return {
-            **sparse_specs(identity, width),
+            **sparse_specs(row_format, width),
             "first": ("float16", ()),
             "gaps": ("uint8", (width,)),
             "gap_shift": ("uint8", ()),
@@ -78,12 +79,11 @@ class Compact:
         filters = {**SPARSE_FILTERS, "gaps": BIT_COLUMNS}
         return {**filters, "ids": BITS} if compressor == "lz4" else filters
 
-    def encode(self, rows: SparseRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: SparseRows, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows; rows that do not fall are sorted first."""
         rows = _falling(rows)
-        kept_R = np.diff(rows.entry_ptr)
-        width = max(int(kept_R.max(initial=1)), 1)
-        logprobs_RK = pad_entries(sign_set(rows.logprobs).astype(np.float64), kept_R, width)
+        kept_R, width, kept_RK = kept_entries(rows)
+        logprobs_RK = filled(sign_set(rows.logprobs[:, :width]).astype(np.float64), kept_RK)
         with np.errstate(over="ignore"):
             half_RK = logprobs_RK.astype(np.float16)
         refuse_infinite(half_RK, kept_R)
@@ -92,17 +92,17 @@ class Compact:
         place = np.empty(len(tables["id_table"]), dtype=np.int64)
         place[tables["id_table"]] = np.arange(len(place))
         return {
-            **encode_sparse(rows, place[rows.ids], identity, width),
+            **encode_sparse(rows, place[rows.ids], row_format),
             "first": half_RK[:, 0],
             "gaps": gaps,
             "gap_shift": shift_R,
         }
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R = owned_rows(arrays)
         kept = kept_counts(arrays, owned_R, arrays["ids"].shape[1])
-        check_numbers(arrays, identity, owned_R)
+        check_numbers(arrays, row_format, owned_R)
         if (not_finite(arrays["first"]) == owned_R).any():
             raise CacheDamaged("first has a hole, or values where no row is")
         if not check_entries(arrays["gaps"], kept, largest=LARGEST_GAP, fill=NO_GAP):
@@ -128,16 +128,17 @@ class Compact:
         """Rows again."""
         arrays = packed.arrays
         kept_R = arrays["num_kept"].astype(np.int64)
-        mask_RK = np.arange(arrays["ids"].shape[1]) < kept_R[:, None]
-        codes_RK = np.cumsum(np.where(mask_RK, arrays["gaps"], 0), axis=1, dtype=np.int32)
+        kept_RK = np.arange(arrays["ids"].shape[1]) < kept_R[:, None]
+        codes_RK = np.cumsum(np.where(kept_RK, arrays["gaps"], 0), axis=1, dtype=np.int32)
         step_R = np.ldexp(np.float32(STEP), arrays["gap_shift"].astype(np.int32))
         logprobs_RK = arrays["first"].astype(np.float32)[:, None] - codes_RK * step_R[:, None]
         atoms, moments = decode_tail(arrays)
+        ids_RK = packed.shared["id_table"][np.where(kept_RK, join_ids(arrays), 0)]
         return SparseRows(
             row_ptr=packed.row_ptr,
-            entry_ptr=pointers(kept_R),
-            ids=packed.shared["id_table"][join_ids(arrays)[mask_RK]].astype(np.int64),
-            logprobs=logprobs_RK[mask_RK].astype(np.float32),
+            ids=np.where(kept_RK, ids_RK, 0).astype(np.int64),
+            logprobs=np.where(kept_RK, logprobs_RK, -np.inf).astype(np.float32),
+            num_kept=kept_R,
             num_classes=arrays["num_classes"],
             lse=arrays["lse"],
             atoms=atoms,
@@ -147,14 +148,18 @@ class Compact:
 
 
 def _falling(rows: SparseRows) -> SparseRows:
-    row_E = np.repeat(np.arange(rows.num_rows), np.diff(rows.entry_ptr))
-    if ((np.diff(rows.logprobs) <= 0) | (np.diff(row_E) > 0)).all():
+    """Rows with their entries in falling order; those of equal log-probability stay in theirs."""
+    if (rows.logprobs[:, 1:] <= rows.logprobs[:, :-1]).all():
         return rows
-    order_E = np.lexsort((-rows.logprobs, row_E))
-    return replace(rows, ids=rows.ids[order_E], logprobs=rows.logprobs[order_E])
+    order_RK = np.argsort(-rows.logprobs, axis=1, kind="stable")
+    return replace(
+        rows,
+        ids=np.take_along_axis(rows.ids, order_RK, axis=1),
+        logprobs=np.take_along_axis(rows.logprobs, order_RK, axis=1),
+    )
 
 
-def _quantise(depth_RK: NDArray[np.float64], kept_R: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _quantise(depth_RK: NDArray[np.float64], kept_R: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Gaps of rounded cumulative codes, and the doublings of the step that each row needs.
 
     Args:

@@ -21,13 +21,13 @@ from kdcache.cache.codecs.base import (
     check_numbers,
     common_arrays,
     kept_counts,
+    kept_entries,
     owned_rows,
     refuse_infinite,
     sign_set,
 )
-from kdcache.cache.layout import TeacherIdentity
-from kdcache.cache.ragged import pointers, ragged_indices
 from kdcache.core.errors import CacheError
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import PackedRows, SparseRows
 
 
@@ -36,7 +36,7 @@ class Dense:
 
     tables: tuple[str, ...] = ()
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block."""
         return {
             "logprobs": ("float32", (width,)),
@@ -50,37 +50,42 @@ class Dense:
         """All arrays as usual."""
         return {}
 
-    def encode(self, rows: SparseRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: SparseRows, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows, whatever order their classes come in."""
-        kept_R = np.diff(rows.entry_ptr)
+        kept_R, width, kept_RK = kept_entries(rows)
         if (bad_R := np.flatnonzero(kept_R != rows.num_classes)).size:
             r = int(bad_R[0])
             raise CacheError(
                 f"row {r} keeps {int(kept_R[r])} of {int(rows.num_classes[r])} classes; codec dense keeps all of them: "
                 f"raise top_k, or choose codec fast or compact"
             )
-        matrix = np.full((rows.num_rows, max(int(kept_R.max(initial=1)), 1)), np.nan, dtype=np.float32)
-        matrix[np.repeat(np.arange(rows.num_rows), kept_R), rows.ids] = sign_set(rows.logprobs)
+        logprobs_RK, ids_RK = sign_set(rows.logprobs[:, :width].astype(np.float32, copy=False)), rows.ids[:, :width]
+        matrix = np.full((rows.num_rows, width), np.nan, dtype=np.float32)
+        if kept_RK is None:
+            np.put_along_axis(matrix, ids_RK.astype(np.int64, copy=False), logprobs_RK, axis=1)
+        else:
+            matrix[np.nonzero(kept_RK)[0], ids_RK[kept_RK]] = logprobs_RK[kept_RK]
         refuse_infinite(matrix, kept_R)
-        return {"logprobs": matrix, "num_kept": kept_R.astype(np.int32), **common_arrays(rows)}
+        return {"logprobs": matrix, "num_kept": kept_R, **common_arrays(rows)}
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R = owned_rows(arrays)
         kept = kept_counts(arrays, owned_R, arrays["logprobs"].shape[1], dense=True)
-        check_numbers(arrays, identity, owned_R)
+        check_numbers(arrays, row_format, owned_R)
         check_logprobs(arrays["logprobs"], kept)
 
     def decode(self, packed: PackedRows) -> SparseRows:
         """Rows again; N = 0 atoms."""
         arrays = packed.arrays
         kept_R = arrays["num_kept"].astype(np.int64)
-        mask_RK = np.arange(arrays["logprobs"].shape[1]) < kept_R[:, None]
+        place_K = np.arange(arrays["logprobs"].shape[1])
+        kept_RK = place_K < kept_R[:, None]
         return SparseRows(
             row_ptr=packed.row_ptr,
-            entry_ptr=pointers(kept_R),
-            ids=ragged_indices(np.zeros(len(kept_R), dtype=np.int64), kept_R),
-            logprobs=arrays["logprobs"][mask_RK],
+            ids=np.where(kept_RK, place_K, 0),
+            logprobs=np.where(kept_RK, arrays["logprobs"], np.float32(-np.inf)),
+            num_kept=kept_R,
             num_classes=arrays["num_classes"],
             lse=arrays["lse"],
             atoms=np.zeros((len(kept_R), 0, 2), np.float32),

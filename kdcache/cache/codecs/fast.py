@@ -19,9 +19,10 @@ from kdcache.cache.codecs.base import (
     Spec,
     check_logprobs,
     check_numbers,
+    filled,
     kept_counts,
+    kept_entries,
     owned_rows,
-    pad_entries,
     refuse_infinite,
     sign_set,
 )
@@ -34,8 +35,7 @@ from kdcache.cache.codecs.sparse import (
     join_ids,
     sparse_specs,
 )
-from kdcache.cache.layout import TeacherIdentity
-from kdcache.cache.ragged import pointers
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import PackedRows, SparseRows
 
 
@@ -44,28 +44,28 @@ class Fast:
 
     tables: tuple[str, ...] = ()
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block."""
-        return {**sparse_specs(identity, width), "logprobs": ("float16", (width,))}
+        return {**sparse_specs(row_format, width), "logprobs": ("float16", (width,))}
 
     def filters(self, compressor: str) -> Mapping[str, Filter]:
         """Bits where few of them differ; the two large arrays stay with the fastest."""
         return SPARSE_FILTERS
 
-    def encode(self, rows: SparseRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: SparseRows, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows."""
-        kept_R = np.diff(rows.entry_ptr)
-        width = max(int(kept_R.max(initial=1)), 1)
+        kept_R, width, kept_RK = kept_entries(rows)
         with np.errstate(over="ignore"):
-            logprobs_RK = pad_entries(sign_set(rows.logprobs).astype(np.float16), kept_R, width)
+            half_RK = sign_set(rows.logprobs[:, :width]).astype(np.float16, copy=False)
+        logprobs_RK = filled(half_RK, kept_RK)
         refuse_infinite(logprobs_RK, kept_R)
-        return {**encode_sparse(rows, rows.ids, identity, width), "logprobs": logprobs_RK}
+        return {**encode_sparse(rows, rows.ids, row_format), "logprobs": logprobs_RK}
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R = owned_rows(arrays)
         kept = kept_counts(arrays, owned_R, arrays["logprobs"].shape[1])
-        check_numbers(arrays, identity, owned_R)
+        check_numbers(arrays, row_format, owned_R)
         check_logprobs(arrays["logprobs"], kept)
         checked_ids(arrays, arrays["num_classes"], kept)
         check_tail(arrays, owned_R, kept)
@@ -74,13 +74,13 @@ class Fast:
         """Rows again."""
         arrays = packed.arrays
         kept_R = arrays["num_kept"].astype(np.int64)
-        mask_RK = np.arange(arrays["logprobs"].shape[1]) < kept_R[:, None]
+        kept_RK = np.arange(arrays["logprobs"].shape[1]) < kept_R[:, None]
         atoms, moments = decode_tail(arrays)
         return SparseRows(
             row_ptr=packed.row_ptr,
-            entry_ptr=pointers(kept_R),
-            ids=join_ids(arrays)[mask_RK].astype(np.int64),
-            logprobs=arrays["logprobs"][mask_RK].astype(np.float32),
+            ids=np.where(kept_RK, join_ids(arrays), 0).astype(np.int64),
+            logprobs=np.where(kept_RK, arrays["logprobs"], np.float16(-np.inf)).astype(np.float32),
+            num_kept=kept_R,
             num_classes=arrays["num_classes"],
             lse=arrays["lse"],
             atoms=atoms,

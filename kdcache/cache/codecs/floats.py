@@ -16,9 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.cache.codecs.base import Arrays, Filter, Spec, check_numbers, common_arrays, not_finite, owned_rows
-from kdcache.cache.layout import TeacherIdentity
+from kdcache.cache.codecs.base import (
+    Arrays,
+    Filter,
+    Spec,
+    check_numbers,
+    common_arrays,
+    not_finite,
+    owned_rows,
+)
 from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import HiddenRows, PackedRows
 
 
@@ -29,37 +37,34 @@ class Floats:
     dtype: str
     tables: tuple[str, ...] = ()
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block."""
         stored = "uint16" if self.dtype == "bfloat16" else self.dtype
-        return {"hidden": (stored, (identity.hidden_size,)), **HIDDEN_SPECS}
+        return {"hidden": (stored, (row_format.hidden_size,)), **HIDDEN_SPECS}
 
     def filters(self, compressor: str) -> Mapping[str, Filter]:
         """All arrays as usual."""
         return {}
 
-    def encode(self, rows: HiddenRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: HiddenRows, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows."""
         if self.dtype == "bfloat16":
-            stored: NDArray[Any] = to_bfloat16(rows.hidden)
-            finite_RD = ~bfloat16_not_finite(stored)
+            stored: NDArray[Any] = rows.hidden if rows.hidden.dtype == np.uint16 else to_bfloat16(rows.hidden)
         else:
             with np.errstate(over="ignore"):
-                stored = rows.hidden.astype(self.dtype)
-            finite_RD = ~not_finite(stored)
-        if (bad_R := np.flatnonzero(~finite_RD.all(axis=1))).size:
+                stored = rows.vectors.astype(self.dtype, copy=False)
+        if (bad_R := np.flatnonzero(not_finite(stored).any(axis=1))).size:
             raise CacheError(
                 f"row {int(bad_R[0])} has a hidden vector that is not finite in {self.dtype}; "
                 f"choose codec bfloat16 or float32, whose range is that of float32"
             )
         return {"hidden": stored, **common_arrays(rows)}
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R, hidden_RD = owned_rows(arrays), arrays["hidden"]
-        check_numbers(arrays, identity, owned_R)
-        empty_RD = bfloat16_not_finite(hidden_RD) if self.dtype == "bfloat16" else not_finite(hidden_RD)
-        if (empty_RD != ~owned_R[:, None]).any():
+        check_numbers(arrays, row_format, owned_R)
+        if (not_finite(hidden_RD) != ~owned_R[:, None]).any():
             raise CacheDamaged("hidden has a hole, or values where no row is")
 
     def decode(self, packed: PackedRows) -> HiddenRows:
@@ -104,7 +109,18 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def bfloat16_not_finite(bits: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Which bfloat16 bits are NaN or infinite."""
-    found: NDArray[np.bool_] = (bits << np.uint16(1)) >= np.uint16(0xFF00)
+def from_float16(values: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The float32 of finite float16 numbers, exactly; ten times as fast as numpy, which converts one at a time.
+
+        sign 0 exponent mantissa 0...0, as float32, times 2^112: the difference of the two exponents' biases
+
+    Example:
+        >>> from_float16(np.array([1.5, -0.0, 2.0**-24, -65504], np.float16)).tolist()
+        [1.5, -0.0, 5.960464477539063e-08, -65504.0]
+    """
+    bits = np.ascontiguousarray(values).view(np.int16).astype(np.int32)  # the sign is in all upper bits
+    bits <<= 13
+    bits &= np.int32(-0x70002000)  # 0x8fffe000
+    found = bits.view(np.float32)
+    found *= np.float32(2.0**112)
     return found

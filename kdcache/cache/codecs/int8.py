@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.cache.codecs.base import Arrays, Filter, Spec, check_numbers, common_arrays, owned_rows
+from kdcache.cache.codecs.base import Arrays, Filter, Spec, check_numbers, common_arrays, not_finite, owned_rows
 from kdcache.cache.codecs.floats import HIDDEN_SPECS, hidden_rows
 from kdcache.cache.codecs.rotation import rotate, rotate_back
-from kdcache.cache.layout import TeacherIdentity
 from kdcache.cache.ragged import fill_value
 from kdcache.core.errors import CacheDamaged, CacheError
+from kdcache.core.row_format import RowFormat
 from kdcache.core.types import HiddenRows, PackedRows
 
 LARGEST_CODE = 127
@@ -34,19 +34,20 @@ class Int8:
 
     tables: tuple[str, ...] = ("mean", "rotation_seed")
 
-    def specs(self, identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+    def specs(self, row_format: RowFormat, width: int) -> dict[str, Spec]:
         """Arrays of a block."""
-        return {"hidden": ("int8", (identity.hidden_size,)), "scale": ("float32", ()), **HIDDEN_SPECS}
+        return {"hidden": ("int8", (row_format.hidden_size,)), "scale": ("float32", ()), **HIDDEN_SPECS}
 
     def filters(self, compressor: str) -> Mapping[str, Filter]:
         """All arrays as usual."""
         return {}
 
-    def encode(self, rows: HiddenRows, identity: TeacherIdentity, tables: Arrays) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: HiddenRows, row_format: RowFormat, tables: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays of rows."""
-        if (bad_R := np.flatnonzero(~np.isfinite(rows.hidden).all(axis=1))).size:
+        vectors_RD = rows.vectors
+        if (bad_R := np.flatnonzero(not_finite(vectors_RD).any(axis=1))).size:
             raise CacheError(f"row {int(bad_R[0])} has a hidden vector that is not finite")
-        rotated_RD = rotate(rows.hidden - tables["mean"], seed=int(tables["rotation_seed"][0]))
+        rotated_RD = rotate(vectors_RD - tables["mean"], seed=int(tables["rotation_seed"][0]))
         scale_R = np.abs(rotated_RD).max(axis=1, initial=0.0).astype(np.float32) / np.float32(LARGEST_CODE)
         codes_RD = np.rint(rotated_RD / np.where(scale_R > 0, scale_R, 1)[:, None])
         return {
@@ -55,10 +56,10 @@ class Int8:
             **common_arrays(rows),
         }
 
-    def check(self, arrays: Arrays, identity: TeacherIdentity, tables: Arrays) -> None:
+    def check(self, arrays: Arrays, row_format: RowFormat, tables: Arrays) -> None:
         """Refuse values that cannot be rows."""
         owned_R = owned_rows(arrays)
-        check_numbers(arrays, identity, owned_R)
+        check_numbers(arrays, row_format, owned_R)
         scale_R, hidden_RD = arrays["scale"], arrays["hidden"]
         if (np.isfinite(scale_R) != owned_R).any() or (scale_R < 0).any():
             raise CacheDamaged("scale is negative, not finite, or stands where no row is")

@@ -8,7 +8,7 @@
 
 V is the teacher's largest number of classes, so that the blocks of a teacher have the same arrays.
 
-Shape suffixes: R rows  E entries  K kept (padded)  N atoms.
+Shape suffixes: R rows  K kept (padded)  N atoms.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from kdcache.cache.codecs.base import (
     Spec,
     check_entries,
     common_arrays,
-    pad_entries,
+    filled,
+    kept_entries,
 )
-from kdcache.cache.layout import LARGEST_CLASSES, TeacherIdentity
 from kdcache.cache.ragged import fill_value, with_atoms
 from kdcache.core.errors import CacheDamaged
+from kdcache.core.row_format import LARGEST_CLASSES, RowFormat
 from kdcache.core.types import SparseRows
 
 LOW_BITS = 16
@@ -45,9 +46,9 @@ LSE_BITS = 13
 SPARSE_FILTERS: Mapping[str, Filter] = {"atoms": BIT_COLUMNS, "moments": BITS, "lse": BITS, "gold": BITS}
 
 
-def sparse_specs(identity: TeacherIdentity, width: int) -> dict[str, Spec]:
+def sparse_specs(row_format: RowFormat, width: int) -> dict[str, Spec]:
     """Arrays that both codecs have."""
-    high = _high_type(identity.num_classes)
+    high = _high_type(row_format.num_classes)
     return {
         "ids": ("uint16", (width,)),
         **({"ids_high": (high, (width,))} if high else {}),
@@ -55,7 +56,7 @@ def sparse_specs(identity: TeacherIdentity, width: int) -> dict[str, Spec]:
         "num_classes": ("int32", ()),
         "lse": ("float32", ()),
         "gold": ("float32", ()),
-        "atoms": ("uint16", (identity.num_atoms, 2)),
+        "atoms": ("uint16", (row_format.num_atoms, 2)),
         "atom_shift": ("uint8", ()),
         "moments": ("float32", (2,)),
     }
@@ -67,29 +68,27 @@ def _high_type(num_classes: int) -> str:
     return "uint8" if num_classes <= 1 << 24 else "uint16"
 
 
-def encode_sparse(
-    rows: SparseRows, ids_E: NDArray[np.int64], identity: TeacherIdentity, width: int
-) -> dict[str, NDArray[Any]]:
+def encode_sparse(rows: SparseRows, ids_RK: NDArray[np.integer[Any]], row_format: RowFormat) -> dict[str, NDArray[Any]]:
     """All arrays but the log-probabilities.
 
     Args:
         rows: to be stored.
-        ids_E: what stands for their ids, in the same order.
-        identity: of the teacher.
-        width: K.
+        ids_RK: what stands for their ids.
+        row_format: of the teacher.
     """
-    kept_R = np.diff(rows.entry_ptr)
+    kept_R, width, kept_RK = kept_entries(rows)
+    ids_RK = ids_RK[:, :width]
     arrays = {
-        "num_kept": kept_R.astype(np.int32),
+        "num_kept": kept_R,
         **common_arrays(rows),
-        "ids": pad_entries((ids_E & 0xFFFF).astype(np.uint16), kept_R, width),
-        "lse": round_mantissa(rows.lse.astype(np.float32), bits=LSE_BITS),
-        "moments": round_mantissa(rows.moments.astype(np.float32), bits=MOMENT_BITS),
+        "ids": filled(ids_RK.astype(np.uint16, copy=False), kept_RK),  # the low 16 bits
+        "lse": round_mantissa(rows.lse.astype(np.float32, copy=False), bits=LSE_BITS),
+        "moments": round_mantissa(rows.moments.astype(np.float32, copy=False), bits=MOMENT_BITS),
     }
-    if high := _high_type(identity.num_classes):
-        arrays["ids_high"] = pad_entries((ids_E >> LOW_BITS).astype(high), kept_R, width)
+    if high := _high_type(row_format.num_classes):
+        arrays["ids_high"] = filled((ids_RK.astype(np.int64, copy=False) >> LOW_BITS).astype(high), kept_RK)
     arrays["atoms"], arrays["atom_shift"] = encode_atoms(
-        with_atoms(rows.atoms, identity.num_atoms), rows.num_classes - kept_R
+        with_atoms(rows.atoms, row_format.num_atoms), rows.num_classes - kept_R
     )
     return arrays
 

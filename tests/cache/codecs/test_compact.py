@@ -16,12 +16,12 @@ from ..conftest import build_item, build_rows, identity_of, tables_of
 def rows_with(*logprobs):
     """One row with these log-probabilities; the tail is made to fit nothing."""
     rows = build_rows([build_item("a", num_classes=100)], top_k=len(logprobs))
-    return dataclasses.replace(rows, logprobs=np.array(logprobs, np.float32))
+    return dataclasses.replace(rows, logprobs=np.array([logprobs], np.float32))
 
 
 def packed(rows):
     identity = identity_of(rows, codec="compact")
-    return pack(rows, identity, tables_of(identity))
+    return pack(rows, identity.row_format, tables_of(identity))
 
 
 def test_gaps_and_shift_are_those_of_the_docstring():
@@ -46,7 +46,7 @@ def test_errors_do_not_add_up_and_the_shift_is_the_smallest_that_fits(gaps, firs
     found = packed(rows)
     step = 2.0**-5 * 2.0 ** int(found.arrays["gap_shift"][0])
     assert np.abs(unpack(found).logprobs - rows.logprobs).max() <= step / 2 + 0.02  # float16 of the first, up to 32
-    assert np.abs(unpack(found).logprobs[0] - rows.logprobs[0]) <= 0.02
+    assert np.abs(unpack(found).logprobs[0, 0] - rows.logprobs[0, 0]) <= 0.02
     used = found.arrays["gaps"][0]
     assert used.max() <= 254
     if found.arrays["gap_shift"][0]:
@@ -56,22 +56,22 @@ def test_errors_do_not_add_up_and_the_shift_is_the_smallest_that_fits(gaps, firs
 def test_rows_that_do_not_fall_are_sorted_with_their_ids():
     rows = rows_with(-3.0, -0.5, -1.0)
     found = unpack(packed(rows))
-    assert found.ids.tolist() == rows.ids[[1, 2, 0]].tolist()
-    assert found.logprobs.tolist() == [-0.5, -1.0, -3.0]
+    assert found.ids.tolist() == rows.ids[:, [1, 2, 0]].tolist()
+    assert found.logprobs.tolist() == [[-0.5, -1.0, -3.0]]
 
 
 def test_a_single_class_has_a_gap_of_zero():
     assert packed(rows_with(-0.25)).arrays["gaps"].tolist() == [[0]]
-    assert unpack(packed(rows_with(-0.25))).logprobs.tolist() == [-0.25]
+    assert unpack(packed(rows_with(-0.25))).logprobs.tolist() == [[-0.25]]
 
 
 def test_ids_are_places_in_the_table():
     rows = rows_with(-0.5, -1.0)
     identity = identity_of(rows, codec="compact")
     table = np.roll(np.arange(100), 1).astype(np.int32)
-    arrays = encode(rows, identity, {"id_table": table})
-    assert arrays["ids"][0].tolist() == ((rows.ids + 1) % 100).tolist()
-    assert unpack(pack(rows, identity, {"id_table": table})).ids.tolist() == rows.ids.tolist()
+    arrays = encode(rows, identity.row_format, {"id_table": table})
+    assert arrays["ids"].tolist() == ((rows.ids + 1) % 100).tolist()
+    assert unpack(pack(rows, identity.row_format, {"id_table": table})).ids.tolist() == rows.ids.tolist()
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_a_hole_in_the_gaps_is_damage(name, place, value, message):
     rows = rows_with(-0.5, -1.0, -2.0)
     identity = identity_of(rows, codec="compact")
     tables = tables_of(identity)
-    arrays = encode(rows, identity, tables, num_rows=2)
+    arrays = encode(rows, identity.row_format, tables, num_rows=2)
     arrays[name][place] = value
     with pytest.raises(CacheDamaged, match=message):
-        check_arrays(arrays, identity, tables)
+        check_arrays(arrays, identity.row_format, tables)
 
 
 def test_a_log_probability_beyond_float16_is_refused():

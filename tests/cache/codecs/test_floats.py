@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache.codec import check_arrays, encode
-from kdcache.cache.codecs.floats import from_bfloat16, to_bfloat16
+from kdcache.cache.codecs.floats import from_bfloat16, from_float16, to_bfloat16
 from kdcache.core.errors import CacheDamaged, CacheError
 
 from ..conftest import build_head, build_hidden, build_item, build_teacher
@@ -38,15 +38,21 @@ def test_a_vector_beyond_the_type_is_refused(codec, value):
     rows, identity = case(codec)
     rows = dataclasses.replace(rows, hidden=np.where(np.arange(4) == 1, np.float32(value), rows.hidden))
     with pytest.raises(CacheError, match=f"row 0 has a hidden vector that is not finite in {codec}; choose codec bf"):
-        encode(rows, identity, {})
+        encode(rows, identity.row_format, {})
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16", "bfloat16"])
 def test_one_component_lost_or_added_is_damage(codec):
     rows, identity = case(codec)
-    arrays = encode(rows, identity, {}, num_rows=4)
+    arrays = encode(rows, identity.row_format, {}, num_rows=4)
     for source, target in ((3, 1), (1, 3)):
         broken = {**arrays, "hidden": arrays["hidden"].copy()}
         broken["hidden"][target, 2] = arrays["hidden"][source, 2]
         with pytest.raises(CacheDamaged, match="hidden has a hole, or values where no row is"):
-            check_arrays(broken, identity, {})
+            check_arrays(broken, identity.row_format, {})
+
+
+def test_every_finite_float16_becomes_its_float32():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    assert from_float16(finite).tobytes() == finite.astype(np.float32).tobytes()

@@ -31,7 +31,7 @@ def case(*, mean=True):
 
 
 def error(rows, identity, tables):
-    found = unpack(pack(rows, identity, tables)).hidden
+    found = unpack(pack(rows, identity.row_format, tables)).hidden
     return float(np.linalg.norm(found - rows.hidden) / np.linalg.norm(rows.hidden - rows.hidden.mean(axis=0)))
 
 
@@ -40,14 +40,14 @@ def test_mean_and_rotation_make_the_error_small():
     assert error(rows, identity, tables) < 0.012
     unrotated = np.abs(rows.hidden).max(axis=1, keepdims=True) / 127
     plain = np.rint(rows.hidden / unrotated) * unrotated
-    ours = unpack(pack(rows, identity, tables)).hidden
+    ours = unpack(pack(rows, identity.row_format, tables)).hidden
     assert np.linalg.norm((plain - rows.hidden)[:, :5]) > 3 * np.linalg.norm((ours - rows.hidden)[:, :5])
     assert error(*case(mean=False)) > 1.2 * error(rows, identity, tables)
 
 
 def test_codes_fill_their_range_and_leave_out_the_fill():
     rows, identity, tables = case()
-    arrays = encode(rows, identity, tables)
+    arrays = encode(rows, identity.row_format, tables)
     assert np.abs(arrays["hidden"].astype(int)).max(axis=1).tolist() == [127] * 64
     assert arrays["hidden"].min() > -128
 
@@ -55,10 +55,10 @@ def test_codes_fill_their_range_and_leave_out_the_fill():
 def test_a_vector_equal_to_the_mean_has_scale_zero():
     rows, identity, tables = case()
     rows = dataclasses.replace(rows, hidden=np.tile(tables["mean"], (64, 1)))
-    arrays = encode(rows, identity, tables)
-    check_arrays(arrays, identity, tables)
+    arrays = encode(rows, identity.row_format, tables)
+    check_arrays(arrays, identity.row_format, tables)
     assert arrays["scale"].max() == 0
-    np.testing.assert_array_equal(unpack(pack(rows, identity, tables)).hidden, rows.hidden)
+    np.testing.assert_array_equal(unpack(pack(rows, identity.row_format, tables)).hidden, rows.hidden)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_a_vector_equal_to_the_mean_has_scale_zero():
 )
 def test_values_that_no_encoder_writes_are_damage(name, value, message):
     rows, identity, tables = case()
-    arrays = encode(rows, identity, tables)
+    arrays = encode(rows, identity.row_format, tables)
     arrays[name][2] = value
     with pytest.raises(CacheDamaged, match=message):
-        check_arrays(arrays, identity, tables)
+        check_arrays(arrays, identity.row_format, tables)
 
 
 def test_a_vector_that_is_not_finite_is_refused():
     rows, identity, tables = case()
     rows = dataclasses.replace(rows, hidden=np.where(np.arange(SIZE) == 1, np.nan, rows.hidden).astype(np.float32))
     with pytest.raises(CacheError, match="row 0 has a hidden vector that is not finite"):
-        encode(rows, identity, tables)
+        encode(rows, identity.row_format, tables)
