@@ -18,7 +18,7 @@ import kdcache
 from kdcache.cli import main
 from kdcache.core.configuration import Loss
 from kdcache.core.results import read_run
-from kdcache.losses.targets import select
+from kdcache.losses.selection import select
 from kdcache.training.launch import free_port
 from tests.tiny import call, write_model
 

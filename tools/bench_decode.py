@@ -45,7 +45,8 @@ from kdcache.cache.store import FileRecord
 from kdcache.cache.tables import id_table
 from kdcache.core.row_format import RowFormat
 from kdcache.core.types import Item, SparseRows
-from kdcache.losses.targets import select, to_rows
+from kdcache.losses.selection import select
+from kdcache.losses.targets import to_rows
 from tools import lm
 
 SIZES = (8, 16, 32, 64, 128, 256)

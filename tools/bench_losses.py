@@ -25,7 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from kdcache.losses.head import Head
 from kdcache.losses.objective import Objective
-from kdcache.losses.targets import SparseTargets, select
+from kdcache.losses.selection import select
+from kdcache.losses.targets import SparseTargets
 
 LIMITS = {"cpu": {"time": 0.6, "memory": 0.4}, "cuda": {"time": 1.1, "memory": 1.0}}
 FUSED_LIMIT = 1 / 15

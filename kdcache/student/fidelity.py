@@ -103,7 +103,7 @@ def kl(logits_RV: Tensor, targets: Targets) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from kdcache.losses.targets import select
+        >>> from kdcache.losses.selection import select
         >>> teacher = select(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([2]), top_k=2)  # (1/2, 1/2)
         >>> round(kl(torch.tensor([[1.0, 3.0]]).log(), teacher).item(), 4)  # against (1/4, 3/4)
         0.1438

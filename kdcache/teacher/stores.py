@@ -19,8 +19,9 @@ from kdcache.cache.codec import codec_of
 from kdcache.cache.tables import id_table
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.row_format import RowFormat
-from kdcache.core.types import IGNORE, HiddenRows, Item, Rows, SparseRows
-from kdcache.losses.targets import CHUNK_ELEMENTS, select, to_rows
+from kdcache.core.types import HiddenRows, Item, Rows, SparseRows
+from kdcache.losses.selection import log_partition, select
+from kdcache.losses.targets import to_rows
 from kdcache.tasks.base import Task
 from kdcache.teacher.checkpoints import Teacher, load_teacher
 from kdcache.teacher.settings import DumpConfig
@@ -175,33 +176,6 @@ def hidden_rows(outputs: Outputs) -> HiddenRows:
         lse=lse_R.cpu().numpy(),
         gold=gold_R.cpu().numpy(),
     )
-
-
-def log_partition(logits_RV: Tensor, labels_R: Tensor, num_classes_R: Tensor) -> tuple[Tensor, Tensor]:
-    """logsumexp over each row's own classes, and the gold class's log-probability (NaN without a label); float32 [R].
-
-    Raises:
-        IncompatibleTargets: -inf or NaN among a row's own classes, a label outside them.
-    """
-    step = max(1, CHUNK_ELEMENTS // max(1, logits_RV.shape[1]))
-    column_V = torch.arange(logits_RV.shape[1], device=logits_RV.device)
-    parts = []
-    for start in range(0, len(logits_RV), step):
-        part = slice(start, start + step)
-        padding_RV = column_V[None, :] >= num_classes_R[part, None]
-        masked_RV = logits_RV[part].float().masked_fill(padding_RV, -torch.inf)
-        if not bool((torch.isfinite(masked_RV) | padding_RV).all()):
-            raise IncompatibleTargets(
-                "the teacher gives logits that are not finite to classes of its own; "
-                "if its vocabulary is padded, declare the true number of classes"
-            )
-        parts.append(torch.logsumexp(masked_RV, dim=1))
-    lse_R = torch.cat(parts)
-    labelled_R = labels_R != IGNORE
-    if bool((labelled_R & ((labels_R < 0) | (labels_R >= num_classes_R))).any()):
-        raise IncompatibleTargets("a label is outside its row's classes; check the dataset's labels")
-    gold_R = logits_RV.gather(1, labels_R.clamp(min=0)[:, None])[:, 0].float() - lse_R
-    return lse_R, torch.where(labelled_R, gold_R, torch.nan)
 
 
 def first_rows(row_format: RowFormat, outputs: Outputs) -> Rows | None:

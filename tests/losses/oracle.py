@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kdcache.losses.divergence import teacher_distribution
-from kdcache.losses.targets import SparseTargets, select
+from kdcache.losses.selection import select
+from kdcache.losses.targets import SparseTargets
 
 LOSSES = ("ce", "mse", "reverse_kl", "jsd")
 

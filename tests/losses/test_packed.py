@@ -17,7 +17,8 @@ from kdcache.losses import packed as packing
 from kdcache.losses import rotation
 from kdcache.losses.head import Head
 from kdcache.losses.packed import PackedTargets, Teacher, read_head, unpack
-from kdcache.losses.targets import HiddenTargets, Mixture, SparseTargets, from_rows, select, to_rows
+from kdcache.losses.selection import select
+from kdcache.losses.targets import HiddenTargets, Mixture, SparseTargets, from_rows, to_rows
 
 R = 9
 

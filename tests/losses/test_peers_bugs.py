@@ -10,7 +10,8 @@ from kdcache.core.types import PackedRows
 from kdcache.losses import divergence
 from kdcache.losses.objective import Objective
 from kdcache.losses.packed import unpack
-from kdcache.losses.targets import SparseTargets, select
+from kdcache.losses.selection import select
+from kdcache.losses.targets import SparseTargets
 from tests.losses import oracle
 
 R, V = 8, 200

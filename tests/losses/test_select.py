@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdcache.core.errors import IncompatibleTargets, TrainingError
 from kdcache.losses import divergence
-from kdcache.losses import targets as module
-from kdcache.losses.targets import from_rows, select, to_rows
+from kdcache.losses import selection as module
+from kdcache.losses.selection import check, log_partition, log_partition_flagged, select, select_flagged
+from kdcache.losses.targets import from_rows, to_rows
 from tests.losses import oracle
 
 R, V = 6, 400
@@ -114,6 +115,43 @@ def test_what_a_device_has_converted_stays_as_it_is() -> None:
     again = from_rows(rows)
     assert (again.ids_RK.dtype, again.logprobs_RK.dtype) == (torch.int64, torch.float32)
     torch.testing.assert_close(again.logprobs_RK, targets.logprobs_RK.half().float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("k", [1, 7, 40, 390])
+def test_equal_logits_are_kept_in_class_order_as_by_a_stable_sort(k: int) -> None:
+    coarse = oracle.logits(4, R, V).round()  # some seventeen values
+    coarse[1] = 0.0
+    coarse[2, ::2] = -0.0
+    expected = coarse.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    found = select(coarse, NONE, FULL, top_k=k)
+    assert found.ids_RK.tolist() == expected.tolist()
+    ragged = torch.tensor([400, 3, 20, 41, 39, 400])
+    for r, ids in enumerate(select(coarse, NONE, ragged, top_k=k, dense=False).ids_RK.tolist()):
+        own = coarse[r, : ragged[r]].sort(descending=True, stable=True).indices[:k].tolist()
+        assert ids == own + [0] * (k - len(own))
+
+
+def test_logits_that_only_their_log_probabilities_make_equal_keep_their_order() -> None:
+    teacher = torch.zeros(1, V)
+    teacher[0, :10] = 1 + torch.arange(10) * 2**-23  # less than the step of float32 at -5
+    assert select(teacher, NONE[:1], FULL[:1], top_k=4).ids_RK.tolist() == [[9, 8, 7, 6]]
+
+
+def test_flags_name_the_rows_and_check_says_what_they_mean() -> None:
+    teacher = oracle.logits(5, R, V)
+    teacher[1, 7], teacher[2, 0], teacher[3, 399] = torch.nan, torch.inf, -torch.inf
+    labels = torch.tensor([-100, -100, 3, 400, -1, 399])
+    targets, bad_R = select_flagged(teacher, labels, FULL, widest=V, top_k=8)
+    assert (bad_R.dtype, bad_R.tolist()) == (torch.uint8, [0, 1, 1, 2, 2, 0])
+    alone = select(teacher[5:], labels[5:], FULL[5:], top_k=8)
+    assert targets.ids_RK[5:].tolist() == alone.ids_RK.tolist()
+    lse_R, gold_R, again_R = log_partition_flagged(teacher, labels, FULL)
+    assert again_R.tolist() == bad_R.tolist()
+    assert (lse_R[5], gold_R[5]) == (alone.lse_R[0], alone.gold_R[0])
+    with pytest.raises(TrainingError, match=r"label 400 of row 3 is outside its 400 classes"):
+        check(bad_R, labels, FULL)
+    with pytest.raises(IncompatibleTargets, match=r"not finite .* declare the true number of classes"):
+        log_partition(teacher[:3], labels[:3], FULL[:3])
 
 
 def test_what_cannot_be_selected_is_refused() -> None:

@@ -16,7 +16,8 @@ from kdcache.cache.reader import Cache
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.results import read_run
 from kdcache.losses.head import Head
-from kdcache.losses.targets import HiddenTargets, SparseTargets, select
+from kdcache.losses.selection import select
+from kdcache.losses.targets import HiddenTargets, SparseTargets
 from kdcache.student.fidelity import TeacherRows, kl, means, most_probable, teacher_rows
 from kdcache.tasks.base import Beside, Reading, RowFacts
 from kdcache.training.batch import MASKED
