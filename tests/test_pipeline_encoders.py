@@ -20,7 +20,7 @@ from kdcache.cache.reader import Cache
 from kdcache.core.types import HiddenRows, Item, Rows
 from kdcache.student.skip_layers import FAMILIES as KNOWN
 from kdcache.teacher.opening import Opening, open_study
-from kdcache.teacher.stores import Runner
+from kdcache.teacher.runner import Runner
 from kdcache.training.run import load_run
 from tests.test_pipeline_families import write_study as write_generator_study
 from tests.tiny import call, read_records, refused, write_data, write_model, write_records, write_run
@@ -110,8 +110,9 @@ def kept(opening: Opening, items: list[Item], batch_size: int, *, hidden: bool) 
     found = {}
     for first in range(0, len(items), batch_size):
         part = items[first : first + batch_size]
-        for indices, rows in runner.rows(part):
-            found |= dict(zip((part[i].uid for i in indices), lines(rows), strict=True))
+        for arriving in runner.rows(part):
+            uids = (part[i].uid for i in arriving.indices)
+            found |= dict(zip(uids, lines(arriving.rows()), strict=True))
     return found
 
 

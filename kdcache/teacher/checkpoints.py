@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kdcache.cache.catalog import read_teacher, teacher_names
 from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.errors import CacheMismatch, ConfigError, ModelError
 from kdcache.core.row_format import RowFormat
@@ -17,6 +18,9 @@ from kdcache.teacher.finetune import ROLES, read_result
 from kdcache.teacher.settings import DumpConfig
 from kdcache.training import checkpoint, models
 from kdcache.training.run import RunFile
+
+BILLION = 10**9
+"""Parameters from which on a float32 checkpoint, too, runs in bfloat16 on CUDA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +71,44 @@ def parse_teachers(file: RunFile, given: Sequence[str]) -> dict[str, Path]:
     return teachers
 
 
-def identify(file: RunFile, folders: Mapping[str, Path], *, num_classes: int, dtype: str) -> list[Teacher]:
+def compute_type(config: DumpConfig, folder: Path, device: torch.device, *, recorded: str | None) -> str:
+    """What a checkpoint runs in, as a dtype's name: settled once, when its dump begins.
+
+    Args:
+        config: of the dump.
+        folder: the checkpoint.
+        device: where it runs.
+        recorded: what a cache says of the same checkpoint, if a dump of it has begun.
+    """
+    if config.precision != "auto":
+        return config.precision
+    if recorded is not None:
+        return recorded
+    if device.type != "cuda":
+        return "float32"
+    size = checkpoint.size(folder)
+    return "bfloat16" if size.sixteen_bits or size.parameters >= BILLION else "float32"
+
+
+def recorded_types(root: Path) -> dict[tuple[str, str], str]:
+    """(name, digest of the weights) of each teacher of a cache, if there is one -> what it ran in."""
+    there = [read_teacher(root, name) for name in teacher_names(root)]
+    return {(name, identity.weight_digest): identity.dtype for identity in there for name in identity.names}
+
+
+def identify(
+    file: RunFile, folders: Mapping[str, Path], *, num_classes: int, config: DumpConfig, device: torch.device
+) -> list[Teacher]:
     """The checkpoints by their weights: those with equal weights are one teacher with several names.
 
     Args:
         file: the study, whose `train-teacher` may know a checkpoint's scores.
         folders: name -> checkpoint.
-        dtype: what they run in.
         num_classes: the largest V of any row.
+        config: of the dump.
+        device: where they run.
     """
+    recorded = recorded_types(file.cache_folder)
     trained = read_result(file.teacher_folder)
     teachers: dict[str, Teacher] = {}
     for name, folder in folders.items():
@@ -95,7 +128,7 @@ def identify(file: RunFile, folders: Mapping[str, Path], *, num_classes: int, dt
             role=name if known else "user",
             score={} if record is None else {n: getattr(record, n) for n in names},
             row_format=RowFormat.of(num_classes=num_classes),
-            dtype=dtype,
+            dtype=compute_type(config, folder, device, recorded=recorded.get((name, weights))),
         )
         teachers[weights] = Teacher(identity=identity, folder=folder)
     return list(teachers.values())
@@ -140,4 +173,7 @@ def load_teacher(teacher: Teacher, task: Task, *, largest_id: int, device: torch
         )
     model = models.load_model(source, task.auto_class, whole=True)
     models.check_vocabulary(model.config, largest_id=largest_id, name=f"teacher {name}")
+    if device.type == "cuda" and teacher.identity.dtype == "float32":
+        torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
+        torch.backends.cudnn.allow_tf32 = False
     return model.to(device=device, dtype=getattr(torch, teacher.identity.dtype))

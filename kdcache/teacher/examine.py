@@ -18,9 +18,11 @@ from kdcache.teacher.advice import Report, Student
 from kdcache.teacher.fidelity import Sample, StoreResult, agreement, kl, measure, noise_scale, noisy_student
 from kdcache.teacher.opening import Opening, open_study, try_head
 from kdcache.teacher.roundtrip import Tables, variants
+from kdcache.teacher.runner import Runner, rows_chosen
 from kdcache.teacher.settings import DumpConfig, FidelityConfig, parse_grid
-from kdcache.teacher.stores import Outputs, Runner, first_rows, shared_tables
-from kdcache.training import evaluate, models
+from kdcache.teacher.stores import Outputs, first_rows, shared_tables
+from kdcache.training import models
+from kdcache.training.forward import forward_rows
 from kdcache.training.run import RunFile
 
 MAX_ROWS = 256
@@ -151,35 +153,8 @@ def _tables(compared: Sequence[RowFormat], opening: Opening, first: Outputs) -> 
 def _outputs(runner: Runner, items: Sequence[Item], opening: Opening) -> Generator[Outputs, None, None]:
     """The teacher's outputs with at most `MAX_ROWS` rows in all, each its own item, cut to the true V."""
     per_item = max(1, MAX_ROWS // len(items))
-    for outputs in runner.outputs(items):
-        yield _thinned(outputs, per_item=per_item, num_classes=opening.num_classes)
-
-
-def _thinned(outputs: Outputs, *, per_item: int, num_classes: int) -> Outputs:
-    chosen = _rows_chosen(outputs.rows_per_item.tolist(), per_item).to(outputs.logits_RV.device)
-    hidden_RD = None if outputs.hidden_RD is None else outputs.hidden_RD[chosen]
-    return replace(
-        outputs,
-        logits_RV=outputs.logits_RV[chosen, :num_classes],
-        hidden_RD=hidden_RD,
-        labels_R=outputs.labels_R[chosen],
-        num_classes_R=outputs.num_classes_R[chosen],
-        rows_per_item=np.ones(len(chosen), dtype=np.int64),
-    )
-
-
-def _rows_chosen(counts: Sequence[int], per_item: int) -> Tensor:
-    """Rows of each item spread evenly, at most `per_item`.
-
-    Example:
-        >>> _rows_chosen([1, 4], 2).tolist()
-        [0, 1, 4]
-    """
-    parts, start = [], 0
-    for count in counts:
-        parts.append(start + torch.linspace(0, count - 1, min(count, per_item)).long())
-        start += count
-    return torch.cat(parts)
+    for outputs in runner.outputs(items, per_item=per_item):
+        yield replace(outputs, logits_RV=outputs.logits_RV[:, : opening.num_classes])
 
 
 def _samples(
@@ -201,11 +176,12 @@ def _samples(
 def _student_logits(model: Any, items: Sequence[Item], opening: Opening) -> Iterator[Tensor]:
     """The student's logits of the same rows in the same batches."""
     job, per_item = opening.job, max(1, MAX_ROWS // len(items))
-    batches = evaluate.forward_rows(
+    batches = forward_rows(
         lambda inputs: model(**inputs),
         items,
         task=job.task,
         batch_size=job.config.batch_size,
+        batch_tokens=job.config.batch_tokens,
         pad_token_id=job.pad_token_id,
         device=job.device,
     )
@@ -215,5 +191,5 @@ def _student_logits(model: Any, items: Sequence[Item], opening: Opening) -> Iter
                 f"the student gives {logits_RV.shape[1]:,} classes, the rows have {opening.num_classes:,}; "
                 f"choose a student with the teacher's labels"
             )
-        chosen = _rows_chosen([items[i].num_rows for i in indices], per_item).to(logits_RV.device)
+        chosen = rows_chosen([items[i].num_rows for i in indices], per_item).to(logits_RV.device)
         yield logits_RV[chosen, : opening.num_classes]

@@ -13,8 +13,8 @@ from kdcache.core.errors import ModelError
 from kdcache.core.types import Item
 from kdcache.teacher import checkpoints
 from kdcache.teacher.checkpoints import Teacher
+from kdcache.teacher.runner import Job, Runner
 from kdcache.teacher.settings import DumpConfig
-from kdcache.teacher.stores import Job, Runner
 from kdcache.training.device import choose
 from kdcache.training.run import Prepared, RunFile, pad_token_id, prepare
 
@@ -75,7 +75,7 @@ def open_study(file: RunFile, *, teachers: Sequence[str], device: str) -> Openin
         data=data,
         tokenizer=tokenizer,
         tokenizer_name=name,
-        teachers=tuple(checkpoints.identify(file, folders, num_classes=num_classes, dtype=config.dtype)),
+        teachers=tuple(checkpoints.identify(file, folders, num_classes=num_classes, config=config, device=where)),
         num_classes=num_classes,
     )
 

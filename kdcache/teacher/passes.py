@@ -1,10 +1,12 @@
-"""One checkpoint over its pending blocks: forward, selection, and encoding and writing in a thread meanwhile."""
+"""One checkpoint over its pending blocks: forward pass and selection, while threads encode and write."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,21 +17,43 @@ from kdcache.cache.ragged import concatenate, take
 from kdcache.cache.tables import needs
 from kdcache.cache.writer import CacheWriter
 from kdcache.core.types import HiddenRows, Item, Rows, SparseRows
+from kdcache.teacher.arrival import Arriving
 from kdcache.teacher.checkpoints import Teacher
-from kdcache.teacher.stores import Job, Runner, shared_tables
+from kdcache.teacher.runner import Job, Runner
+from kdcache.teacher.stores import shared_tables
+from kdcache.training.forward import length_batches
 from kdcache.training.log import RunLog
 
-Part = tuple[list[int], Rows]
-"""Indices of a batch's items within their block, and their rows."""
+TABLE_TOKENS = 4096
+"""Tokens, padding included, of the items that tables come from: of the first block, longest first. No setting of the
+forward pass changes which they are."""
+AHEAD = 8
+"""Batches that may be on their way from the device at once."""
+WRITERS = {"cpu": 1}
+"""Threads that encode and write beside a CPU's forward pass; beside another device's as many as there are cores."""
+MOST_WRITERS = 4
+WAITING_BYTES = 4 << 30
+"""Rows that may wait for such a thread: 4 GB, and at least one block."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Begun:
-    """A block whose first batch ran before the teacher was added."""
+    """A block of which some items ran before the teacher was added.
+
+    Attributes:
+        block: its name.
+        first: rows of those items.
+        rest: indices of the block's other items.
+    """
 
     block: str
-    first: Part
-    others: Generator[Part, None, None]
+    first: list[Arriving]
+    rest: list[int]
+
+    @property
+    def num_items(self) -> int:
+        """How many ran."""
+        return sum(len(part.indices) for part in self.first)
 
 
 class Pass:
@@ -48,7 +72,9 @@ class Pass:
         self._name = teacher.identity.name
         self._runner: Runner | None = None
         self._begun: _Begun | None = None
+        self._flying: deque[Arriving] = deque()
         self._done = 0
+        self._total = 0
 
     def run(self) -> int:
         """Add the teacher, fill the blocks.
@@ -62,48 +88,52 @@ class Pass:
         self._log.restart(f"dump-teacher {self._name}")
         pending = self._add_teacher()
         if self._begun is not None and (not pending or pending[0].name != self._begun.block):
-            self._done += len(self._begun.first[0])  # the block is another process's
-            self._begun.others.close()
+            self._done += self._begun.num_items  # the block is another process's
             self._begun = None
-        total = sum(block.num_items for block in pending)
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            writing: Future[None] | None = None
+        self._total = sum(block.num_items for block in pending)
+        writers = WRITERS.get(self._job.device.type, min(MOST_WRITERS, os.cpu_count() or 1))
+        with ThreadPoolExecutor(max_workers=writers) as pool:
+            writing: deque[Future[None]] = deque()
             for block in pending:
-                parts = []
-                for indices, rows in self._parts(block):
-                    parts.append((indices, rows))
-                    self._done += len(indices)
-                    self._log.progress(self._done, total, items_per_second=self._done / max(self._log.lap, 1e-9))
-                if writing is not None:
-                    writing.result()
-                writing = pool.submit(self._writer.write_rows, self._name, block, _in_order(parts))
-            if writing is not None:
-                writing.result()
+                parts = self._block(block)
+                while len(writing) >= _most_waiting(parts, writers):
+                    writing.popleft().result()
+                writing.append(pool.submit(self._write, block, parts))
+            for future in writing:
+                future.result()
+        if self._runner is not None and self._runner.whole_because:
+            self._log.write("whole", teacher=self._name, reason=self._runner.whole_because)
         return self._done
+
+    def _write(self, block: Block, parts: Sequence[Arriving]) -> None:
+        """Encode and write a block's rows, once they are here."""
+        self._writer.write_rows(self._name, block, _in_order(parts))
 
     def _add_teacher(self) -> list[Block]:
         """Say whose rows follow, and what they share; this process's blocks.
 
-        The size of the head, the mean of int8 and the id table of compact come from the first batch of the plan,
-        whoever runs it. Its outputs are kept, so that no item runs twice. Where the cache has them already, no model is
-        needed.
+        The size of the head, the mean of int8 and the id table of compact come from the first items of the plan,
+        whoever runs them. Their rows are kept, so that no item runs twice. Where the cache has them already, no model
+        is needed.
         """
         known = self._known()
         if known is not None:
             self._writer.add_teacher(known)
             return self._writer.pending(self._name)[self._share]
         block, runner = self._writer.plan.blocks[0], self._loaded()
-        others = runner.rows(self._items(block))
-        self._begun = _Begun(block.name, next(others), others)
+        items = self._items(block)
+        chosen = length_batches(items, len(items), TABLE_TOKENS)[0]
+        rest = sorted(set(range(len(items))) - set(chosen))
+        self._begun = _Begun(block=block.name, first=self._forward(items, chosen), rest=rest)
         identity = self._teacher.stored(self._job.config, hidden_size=runner.hidden_size)
-        shared = shared_tables(identity.row_format, items=self._job.items, first=self._begun.first[1])
+        shared = shared_tables(identity.row_format, items=self._job.items, first=_in_order(self._begun.first))
         self._writer.add_teacher(identity, shared=shared, head=runner.head_arrays())
         pending = {other.name for other in self._writer.pending(self._name)}
         # Shares are of all blocks: processes that came here first may have committed some of theirs already.
         return [other for other in self._writer.plan.blocks[self._share] if other.name in pending]
 
     def _known(self) -> TeacherIdentity | None:
-        """The identity to add, if nothing of it has to come from a first batch."""
+        """The identity to add, if nothing of it has to come from first items."""
         config, root, hidden_size = self._job.config, self._writer.root, 0
         there = read_teacher(root, self._name) if self._name in teacher_names(root) else None
         if config.store == "hidden":
@@ -124,20 +154,43 @@ class Pass:
     def _items(self, block: Block) -> Sequence[Item]:
         return self._job.items[block.start : block.stop]
 
-    def _parts(self, block: Block) -> Iterator[Part]:
-        """The batches of a block, each forward once."""
-        if self._begun is None:
-            yield from self._loaded().rows(self._items(block))
-            return
+    def _block(self, block: Block) -> list[Arriving]:
+        """The batches of a block, each item forward once."""
+        items = self._items(block)
         begun, self._begun = self._begun, None
-        yield begun.first
-        yield from begun.others
+        if begun is None:
+            return self._forward(items, range(len(items)))
+        self._report(begun.num_items)
+        return [*begun.first, *self._forward(items, begun.rest)]
+
+    def _forward(self, items: Sequence[Item], chosen: Sequence[int]) -> list[Arriving]:
+        """Some items of a block, forward; their rows may still be on the way."""
+        parts = []
+        for part in self._loaded().rows([items[i] for i in chosen]):
+            parts.append(replace(part, indices=[chosen[i] for i in part.indices]))
+            self._flying.append(parts[-1])
+            if len(self._flying) > AHEAD:
+                self._flying.popleft().wait()
+            self._report(len(part.indices))
+        return parts
+
+    def _report(self, count: int) -> None:
+        if self._total:  # of items that ran before the teacher was added it is told when their block's turn comes
+            self._done += count
+            self._log.progress(self._done, self._total, items_per_second=self._done / max(self._log.lap, 1e-9))
 
 
-def _in_order(parts: Sequence[Part]) -> Rows:
-    """Rows of batches, back in the order of the block's items."""
-    order = np.argsort(np.concatenate([indices for indices, _ in parts]), kind="stable")
-    sparse = [rows for _, rows in parts if isinstance(rows, SparseRows)]
+def _in_order(parts: Sequence[Arriving]) -> Rows:
+    """The rows of several batches in the order of their items, once they are here."""
+    order = np.argsort(np.concatenate([part.indices for part in parts]), kind="stable")
+    rows = [part.rows() for part in parts]
+    sparse = [part for part in rows if isinstance(part, SparseRows)]
     if sparse:
         return take(concatenate(sparse), order)
-    return take(concatenate([rows for _, rows in parts if isinstance(rows, HiddenRows)]), order)
+    return take(concatenate([part for part in rows if isinstance(part, HiddenRows)]), order)
+
+
+def _most_waiting(parts: Sequence[Arriving], writers: int) -> int:
+    """Blocks that may be with a thread or wait for one: two a thread, and no more than memory is meant for."""
+    size = sum(tensor.nbytes for part in parts for tensor in part.tensors.values())
+    return max(1, min(2 * writers, WAITING_BYTES // max(1, size)))

@@ -6,11 +6,9 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from kdcache.core.config import plain
 from kdcache.core.errors import CacheError, ConfigError, ModelError
@@ -27,6 +25,8 @@ from kdcache.training.run import RunFile
 
 TIMED_BATCHES = 3
 """Batches that are timed, after one that warms up: short, middling and long items."""
+SAMPLED_ROWS = 4096
+"""Rows of each of them that are stored in memory in every way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,8 @@ def run(file: RunFile, *, teachers: Sequence[str] = (), device: str = "auto", sp
     num_rows, source, target = (
         sum(getattr(item, name) for item in items) for name in ("num_rows", "num_tokens", "num_target_tokens")
     )
-    parameters, encoder = max(count_parameters(teacher.folder) for teacher in opening.teachers)
+    sizes = [checkpoint.size(teacher.folder) for teacher in opening.teachers]
+    parameters, encoder = max((size.parameters, size.encoder) for size in sizes)
     work = [(encoder, source), (parameters - encoder, target)] if target else [(parameters, source)]
     compared = _compared(opening, trial.hidden_size)
     return Estimate(
@@ -96,22 +97,6 @@ def text(found: Estimate) -> str:
 def as_json(found: Estimate) -> str:
     """The same for machines."""
     return json.dumps({**plain(found), "hours": found.hours}, indent=1)
-
-
-def count_parameters(folder: Path) -> tuple[int, int]:
-    """Numbers in a checkpoint's weight files, from their headers alone: all, and those of a stack named `encoder`.
-
-    Embeddings are never the encoder's: an encoder-decoder shares them, and its head works on the target.
-    """
-    total = encoder = 0
-    for path in sorted(folder.glob(checkpoint.WEIGHTS)):
-        with safe_open(path, framework="numpy") as weights:
-            for name in weights.keys():  # noqa: SIM118
-                size = int(np.prod(weights.get_slice(name).get_shape()))
-                parts = name.split(".")
-                total += size
-                encoder += size if "encoder" in parts and "embed_tokens" not in parts else 0
-    return total, encoder
 
 
 def _stated(speed: float) -> _Trial:
@@ -158,8 +143,10 @@ def _try(opening: Opening) -> _Trial:
     seconds, outputs = 0.0, []
     for batch in chosen:
         began = _now(job.device)
-        outputs += list(runner.outputs(batch))
+        for arriving in runner.rows(batch):
+            arriving.rows()
         seconds += _now(job.device) - began
+        outputs += list(runner.outputs(batch, per_item=max(1, SAMPLED_ROWS // len(batch))))
     speed = sum(item.num_tokens + item.num_target_tokens for batch in chosen for item in batch) / max(seconds, 1e-9)
     stored = {}
     notes = [f"store: hidden is left out: {reason}"] if reason else []

@@ -53,16 +53,19 @@ class DumpConfig:
     splits: tuple[str, ...] = ("train", "validation")
     """Splits the teacher runs over."""
     batch_size: int = 64
-    """Items of a forward pass."""
+    """Items of a forward pass, at most."""
+    batch_tokens: int = 32_768
+    """Tokens of a forward pass, padding included, at most; a longer item is a batch by itself."""
     block_tokens: int = 262_144
     """Tokens of a block: what a crash can lose, and what a reader decodes at a time."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the teacher runs in; `auto` is float32."""
+    """What the teacher runs in. `auto` is float32 on a CPU; on CUDA bfloat16 for a checkpoint that is stored in 16 bits
+    or has at least a billion parameters, else float32 (TF32 off). A dump that continues keeps what it began with."""
     fidelity: FidelityConfig = field(default_factory=FidelityConfig)
     """What `--fidelity` reports on."""
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "batch_size", "block_tokens"):
+        for name in ("top_k", "batch_size", "batch_tokens", "block_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} = {value} must be at least 1")
@@ -86,11 +89,6 @@ class DumpConfig:
             raise ConfigError(
                 f"top_p = {self.top_p} means nothing to store: hidden, which keeps every class; leave it out"
             )
-
-    @property
-    def dtype(self) -> str:
-        """`precision` as a dtype's name."""
-        return "float32" if self.precision == "auto" else self.precision
 
     def row_format(self, *, num_classes: int, hidden_size: int = 0) -> RowFormat:
         """What is kept of rows.

@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kdcache.core.errors import ModelError
 
 WEIGHTS = "*.safetensors"
+SIXTEEN_BITS = frozenset({"BF16", "F16"})
+"""How safetensors names the types of 16-bit floats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Of a checkpoint's weights.
+
+    Attributes:
+        parameters: numbers in all weights.
+        encoder: those of a stack named `encoder`; embeddings are never the encoder's, since an encoder-decoder shares
+            them and its head works on the target.
+        sixteen_bits: most numbers are stored in 16 bits.
+    """
+
+    parameters: int
+    encoder: int
+    sixteen_bits: bool
+
+
+def size(folder: Path) -> Size:
+    """The size of a checkpoint, from the headers of its weight files alone."""
+    total = encoder = short = 0
+    for path in sorted(folder.glob(WEIGHTS)):
+        with safe_open(path, framework="numpy") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                part = weights.get_slice(name)
+                count, parts = math.prod(part.get_shape()), name.split(".")
+                total += count
+                encoder += count if "encoder" in parts and "embed_tokens" not in parts else 0
+                short += count if part.get_dtype() in SIXTEEN_BITS else 0
+    return Size(parameters=total, encoder=encoder, sixteen_bits=2 * short > total)
 
 
 def save(folder: Path, *, model: Any, state: dict[str, Tensor], tokenizer: Any) -> None:

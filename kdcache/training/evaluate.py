@@ -7,7 +7,7 @@ I items  R rows  V classes  C rows of a chunk
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,10 +23,10 @@ from kdcache.metrics import evaluate as evaluate_metrics
 from kdcache.metrics import evaluate_by_language
 from kdcache.metrics.calibration import optimal_temperature
 from kdcache.tasks.base import Beside, Reading, RowFacts, Task, Writing
-from kdcache.training.batch import MASKED, Batch, collate, read_rows
+from kdcache.training.batch import MASKED
 from kdcache.training.engine import World, gather_objects
+from kdcache.training.forward import forward_rows
 
-Forward = Callable[[Mapping[str, Tensor]], Any]
 Compare = Callable[[Sequence[Item], Tensor], list[Beside]]
 """Sets the logits [R, V] of a batch's items beside a teacher's rows."""
 
@@ -80,31 +80,6 @@ class Setup:
     pad_token_id: int
     batch_size: int
     world: World
-
-
-def length_batches(items: Sequence[Item], batch_size: int) -> list[list[int]]:
-    """Indices of items in batches of like length, longest first, so that memory fails early or never.
-
-    Example:
-        >>> length_batches([], 8)
-        []
-    """
-    by_length = sorted(range(len(items)), key=lambda i: (-items[i].num_tokens, i))
-    return [by_length[start : start + batch_size] for start in range(0, len(items), batch_size)]
-
-
-@torch.no_grad()
-def forward_rows(
-    forward: Forward, items: Sequence[Item], *, task: Task, batch_size: int, pad_token_id: int, device: torch.device
-) -> Iterator[tuple[list[int], Batch, Tensor]]:
-    """Each batch of items through the model once.
-
-    Yields:
-        Indices of the items, the batch on the device, and float32 logits of its rows [R, V].
-    """
-    for indices in length_batches(items, batch_size):
-        batch = collate([items[i] for i in indices], pad_token_id=pad_token_id).to(device)
-        yield indices, batch, read_rows(task, forward(batch.inputs), batch).float()
 
 
 def predict(

@@ -7,10 +7,10 @@ R rows  V classes  D hidden size
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcache.core.errors import ConfigError, ModelError
 from kdcache.losses.objective import Losses, Objective
@@ -111,17 +111,8 @@ class Loss:
 
     def _hidden(self, spec: heads.HeadSpec, batch: Batch) -> Tensor:
         """What enters the head at the rows, [R, D], with its gradient; the head itself runs over nothing."""
-        captured: list[Tensor] = []
-
-        def take(_: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
-            captured.append(args[0])
-            return (args[0][:0],)
-
-        hook = spec.module.register_forward_pre_hook(take)
-        try:
+        with heads.capture(spec, tokens=0) as captured:
             self._engine.forward(batch.inputs)
-        finally:
-            hook.remove()
         return _rows_of(self._rows, captured, spec, batch)
 
 

@@ -135,8 +135,13 @@ def _soft_cap(model: Any) -> float | None:
 
 
 @contextmanager
-def capture(spec: HeadSpec) -> Iterator[list[Tensor]]:
+def capture(spec: HeadSpec, *, tokens: int | None = None) -> Iterator[list[Tensor]]:
     """What enters the head during forward passes, one tensor a call; the hook is removed at the end.
+
+    Args:
+        spec: the head.
+        tokens: of the first item, so many go on through the head, and nothing else does: the model's logits are then
+            theirs alone, or of nothing. Default: everything goes on.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -149,14 +154,23 @@ def capture(spec: HeadSpec) -> Iterator[list[Tensor]]:
     """
     captured: list[Tensor] = []
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        captured.append((args[0] if args else next(iter(kwargs.values()))).detach())
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden = args[0] if args else next(iter(kwargs.values()))
+        captured.append(hidden)
+        return (args, kwargs) if tokens is None else ((first_tokens(hidden, tokens),), {})
 
     hook = spec.module.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         yield captured
     finally:
         hook.remove()
+
+
+def first_tokens(hidden: Tensor, count: int) -> Tensor:
+    """Of what enters a head, [B, L, D] or [B, D], the first item's first tokens, or the first items; or nothing."""
+    if count == 0 or hidden.ndim == 2:
+        return hidden[:count]
+    return hidden[:1, :count]
 
 
 def rows_of(captured: list[Tensor], *, spec: HeadSpec, task: Task, positions_R2: Tensor) -> Tensor:

@@ -43,13 +43,3 @@ def test_one_and_two_ranks_give_the_same_logits_and_the_same_score_on_every_rank
     for score in scores[1:]:
         assert evaluate.plain_scores(score) == pytest.approx(wanted, rel=1e-5)
         assert evaluate.digest(score) == evaluate.digest(scores[0])
-
-
-def test_batches_hold_items_of_like_length_longest_first():
-    items = small.build_items(20)
-    batches = evaluate.length_batches(items, 6)
-    assert [len(batch) for batch in batches] == [6, 6, 6, 2]
-    flat = [i for batch in batches for i in batch]
-    assert sorted(flat) == list(range(20))
-    lengths = [items[i].num_tokens for i in flat]
-    assert lengths == sorted(lengths, reverse=True)
