@@ -24,6 +24,8 @@ from kdcache.core.types import HiddenRows, PackedRows, SparseRows
 Arrays = Mapping[str, NDArray[Any]]
 LOG_SLACK = 1e-3
 """How far above 0 a log-probability may be by rounding, nats."""
+_INFINITY = {"float16": 0x7C00, "uint16": 0x7F80, "float32": 0x7F800000}
+"""Its bits; uint16 is bfloat16."""
 Filter = tuple[str, bool]
 """blosc's shuffle (`shuffle`, `bitshuffle`), and whether it is over rows (columns become contiguous) or entries."""
 SHUFFLED: Filter = ("shuffle", False)
@@ -203,10 +205,14 @@ def check_logprobs(values_RK: NDArray[Any], kept: Kept) -> None:
 
 
 def not_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which floats are NaN or infinite, by their bits: numpy's `isfinite` of float16 takes ten times as long."""
+    """Which numbers are NaN or infinite, by their bits: numpy's `isfinite` of float16 takes ten times as long.
+
+    Args:
+        values: float32, float16, or uint16 for the bits of bfloat16.
+    """
     bits = values.view(f"u{values.itemsize}")
-    infinity = bits.dtype.type({2: 0xF800, 4: 0xFF000000}[values.itemsize])
-    found: NDArray[np.bool_] = (bits << bits.dtype.type(1)) >= infinity
+    magnitude = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+    found: NDArray[np.bool_] = (bits & magnitude) >= bits.dtype.type(_INFINITY[values.dtype.name])
     return found
 
 

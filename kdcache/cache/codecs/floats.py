@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.cache.codecs.base import Arrays, Filter, Spec, check_numbers, common_arrays, not_finite, owned_rows
+from kdcache.cache.codecs.base import (
+    Arrays,
+    Filter,
+    Spec,
+    check_numbers,
+    common_arrays,
+    not_finite,
+    owned_rows,
+)
 from kdcache.core.errors import CacheDamaged, CacheError
 from kdcache.core.row_format import RowFormat
 from kdcache.core.types import HiddenRows, PackedRows
@@ -42,12 +50,10 @@ class Floats:
         """Arrays of rows."""
         if self.dtype == "bfloat16":
             stored: NDArray[Any] = rows.hidden if rows.hidden.dtype == np.uint16 else to_bfloat16(rows.hidden)
-            finite_RD = ~bfloat16_not_finite(stored)
         else:
             with np.errstate(over="ignore"):
                 stored = rows.vectors.astype(self.dtype, copy=False)
-            finite_RD = ~not_finite(stored)
-        if (bad_R := np.flatnonzero(~finite_RD.all(axis=1))).size:
+        if (bad_R := np.flatnonzero(not_finite(stored).any(axis=1))).size:
             raise CacheError(
                 f"row {int(bad_R[0])} has a hidden vector that is not finite in {self.dtype}; "
                 f"choose codec bfloat16 or float32, whose range is that of float32"
@@ -58,8 +64,7 @@ class Floats:
         """Refuse values that cannot be rows."""
         owned_R, hidden_RD = owned_rows(arrays), arrays["hidden"]
         check_numbers(arrays, row_format, owned_R)
-        empty_RD = bfloat16_not_finite(hidden_RD) if self.dtype == "bfloat16" else not_finite(hidden_RD)
-        if (empty_RD != ~owned_R[:, None]).any():
+        if (not_finite(hidden_RD) != ~owned_R[:, None]).any():
             raise CacheDamaged("hidden has a hole, or values where no row is")
 
     def decode(self, packed: PackedRows) -> HiddenRows:
@@ -118,10 +123,4 @@ def from_float16(values: NDArray[np.float16]) -> NDArray[np.float32]:
     bits &= np.int32(-0x70002000)  # 0x8fffe000
     found = bits.view(np.float32)
     found *= np.float32(2.0**112)
-    return found
-
-
-def bfloat16_not_finite(bits: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Which bfloat16 bits are NaN or infinite."""
-    found: NDArray[np.bool_] = (bits << np.uint16(1)) >= np.uint16(0xFF00)
     return found
