@@ -82,7 +82,8 @@ def alignment(
         logprobs_RK = np.where(rows.kept, logprobs_RK, np.inf)
     stored_R = np.full(rows.num_rows, np.nan)
     hit_R = np.flatnonzero(hit_RK.any(axis=1))
-    stored_R[hit_R] = logprobs_RK[hit_R, hit_RK[hit_R].argmax(axis=1)]
+    if len(hit_R):
+        stored_R[hit_R] = logprobs_RK[hit_R, hit_RK[hit_R].argmax(axis=1)]
     smallest_R = logprobs_RK.min(axis=1, initial=np.inf)
     gold_R = rows.gold.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):

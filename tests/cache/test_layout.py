@@ -72,6 +72,16 @@ def test_a_teacher_comes_back_and_tolerates_unknown_keys():
         TeacherIdentity.from_tree({**value, "role": "user", "score": {"f1": "high"}}, where="x")
 
 
+def test_a_teachers_json_is_flat():
+    # Literal on purpose: caches of format 1.0 have these bytes.
+    teacher = build_teacher(codec="compact", top_k=8, top_p=0.5)
+    assert teacher.to_json() == (
+        b'{"aliases":[],"codec":"compact","compressor":"lz4","dtype":"float32","hidden_size":0,"name":"t_hs","num_atoms":5,'
+        b'"num_classes":1000,"role":"user","score":{"f1":0.9},"source":"models/roberta-large","store":"topk","top_k":8,'
+        b'"top_p":0.5,"weight_digest":"a1b2c3d4"}\n'
+    )
+
+
 def test_scores_and_source_do_not_make_another_teacher_but_weights_do():
     assert build_teacher().differences(build_teacher(score={}, source="elsewhere")) == {}
     assert build_teacher().differences(build_teacher(weight_digest="ff")) == {"weight_digest": ("a1b2c3d4", "ff")}

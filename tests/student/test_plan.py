@@ -10,7 +10,7 @@ from kdcache.cache.layout import TeacherIdentity
 from kdcache.core.configuration import Configuration
 from kdcache.core.errors import CacheError
 from kdcache.core.row_format import RowFormat
-from kdcache.student.plan import _by_checkpoint
+from kdcache.student.plan import _by_checkpoint, _content
 
 
 class TwoTeachers:
@@ -42,3 +42,13 @@ def test_names_of_one_checkpoint_are_one_teacher(settings: dict[str, object], te
     found = _by_checkpoint(canonical, TwoTeachers())  # type: ignore[arg-type]
     assert (found.teacher, found.teacher_weight) == (teacher, weight)
     assert found == found.canonical()
+
+
+def test_what_of_a_teacher_is_in_a_trainings_key_is_frozen() -> None:
+    # Literal on purpose: a change here trains every finished run again.
+    identity = TeacherIdentity(
+        name="t", source="s", weight_digest="aa", row_format=RowFormat.of(num_classes=900, compressor="zstd", top_p=0.9)
+    )
+    assert _content(identity) == ["aa", "topk", "fast", 64, 0.9, "float32"]
+    dense = TeacherIdentity(name="t", source="s", weight_digest="aa", row_format=RowFormat.of(num_classes=2))
+    assert _content(dense) == ["aa", "topk", "dense", 64, 1.0, "float32"]
