@@ -41,8 +41,9 @@ BROAD_EXCEPT_PLACES = frozenset({("ending.py", "end")})
 """The one place where any error becomes one line and an exit code."""
 
 EXCEPTIONS: dict[tuple[str, str], frozenset[str]] = {
-    # The two kernels share their sweeps, and are read side by side with the formulas.
+    # Kernels that share their parts, and are read side by side with the formulas.
     ("losses/gpu/loss_kernels.py", ""): frozenset({"file-lines"}),
+    ("losses/gpu/selection_kernels.py", ""): frozenset({"file-lines"}),
 }
 """(file relative to the package, qualified function name or "" for the file) -> rules that do not hold there."""
 
@@ -161,7 +162,7 @@ def _too_broad(node: ast.ExceptHandler) -> Iterator[str]:
 
 def _broken_function(node: Function) -> Iterator[tuple[str, str]]:
     """Size and parameters, but of kernels; `self` and `cls` do not count."""
-    if any(ast.unparse(decorator) == KERNEL_DECORATOR for decorator in node.decorator_list):
+    if any(ast.unparse(decorator).startswith(KERNEL_DECORATOR) for decorator in node.decorator_list):
         return
     count = (node.end_lineno or node.lineno) - node.lineno + 1
     if count > MAX_FUNCTION_LINES:

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from kdcache.core.errors import IncompatibleTargets, TrainingError
 from kdcache.core.types import IGNORE, NUM_ATOMS
-from kdcache.losses import tail
+from kdcache.losses import gpu, tail
 from kdcache.losses.targets import SparseTargets
+
+if gpu.INSTALLED:
+    from kdcache.losses.gpu import selection as kernels
 
 NOT_FINITE = 1
 """Code of a row: -inf, inf or NaN among its own classes."""
@@ -96,6 +99,8 @@ def select_flagged(
     if dense and widest > top_k:
         raise IncompatibleTargets(f"a dense row keeps all its {widest:,} classes, but top_k is {top_k}")
     keep = _Keep(dense=widest <= top_k if dense is None else dense, top_k=min(top_k, widest), top_p=top_p, width=widest)
+    if _by_kernels(logits_RV) and not keep.dense and 0 < keep.top_k <= kernels.MAX_KEPT:
+        return kernels.select(logits_RV[:, :widest], labels_R, num_classes_R, top_k=keep.top_k, top_p=top_p)
     parts, codes = [], []
     for part in _chunks(logits_RV, widest):
         targets, bad_R = _select_chunk(logits_RV[part, :widest], labels_R[part], num_classes_R[part], keep)
@@ -119,6 +124,8 @@ def log_partition(logits_RV: Tensor, labels_R: Tensor, num_classes_R: Tensor) ->
 
 def log_partition_flagged(logits_RV: Tensor, labels_R: Tensor, num_classes_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`log_partition` without waiting for the device: also uint8 [R], the codes of `select_flagged`."""
+    if _by_kernels(logits_RV):
+        return kernels.log_partition(logits_RV, labels_R, num_classes_R)
     parts = []
     for part in _chunks(logits_RV, logits_RV.shape[1]):
         masked_RV, bad_R = _own(logits_RV[part], labels_R[part], num_classes_R[part])
@@ -158,6 +165,10 @@ class _Keep:
     top_k: int
     top_p: float
     width: int
+
+
+def _by_kernels(logits_RV: Tensor) -> bool:
+    return gpu.usable(logits_RV.device) and logits_RV.dtype in kernels.DTYPES and logits_RV.numel() > 0
 
 
 def _chunks(logits_RV: Tensor, width: int) -> list[slice]:

@@ -14,6 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdcache.core.types import NUM_ATOMS
+from kdcache.losses import gpu
+
+if gpu.INSTALLED:
+    from kdcache.losses.gpu import tail as kernels
+
 MIN_PIVOT = 1e-10
 """Smallest Cholesky pivot of a Hankel matrix that is trusted; below, the tail has too few distinct values. Pivots are
 relative to the number of tail classes: the few classes near the kept ones, which carry its mass, are a millionth."""
@@ -33,6 +39,8 @@ def gauss_atoms(logprobs_RV: Tensor, in_tail_RV: Tensor, last_kept_R: Tensor, *,
     """
     h = 2.0 / (2 * num_atoms + 1)
     sums_RJ = _power_sums(logprobs_RV, in_tail_RV, last_kept_R, h=h, count=2 * num_atoms)
+    if num_atoms == NUM_ATOMS and sums_RJ.device.type != "cpu" and gpu.usable(sums_RJ.device):
+        return kernels.gauss_atoms(sums_RJ, last_kept_R, min_pivot=MIN_PIVOT)
     atoms = torch.zeros(len(last_kept_R), num_atoms, 2, dtype=torch.float64, device=logprobs_RV.device)
     atoms[:, :, 1] = -torch.inf
     todo_R = sums_RJ[:, 0] > 0

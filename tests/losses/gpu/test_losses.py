@@ -19,7 +19,8 @@ from kdcache.losses.facts import find
 from kdcache.losses.gpu import loss as launching
 from kdcache.losses.head import Head
 from kdcache.losses.objective import Objective
-from kdcache.losses.targets import HiddenTargets, Mixture, SparseTargets, Targets, select
+from kdcache.losses.selection import select
+from kdcache.losses.targets import HiddenTargets, Mixture, SparseTargets, Targets
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 R, V, K, D = 6, 301, 9, 12
