@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from kdcache.core.errors import KDCacheError
+from kdcache.core.leaving import leave
 
 BUG = 70
 """Exit code of an error that kdcache did not expect (EX_SOFTWARE)."""
@@ -86,10 +87,14 @@ def _unread(stream: TextIO | None) -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit. What nobody reads any more is dropped, or Python's own last flush would complain and change the code."""
+    """Exit, from no process group. Else NCCL would keep the process.
+
+    What nobody reads any more is dropped, or Python's own last flush would complain and change the code.
+    """
     for stream in (sys.stdout, sys.stderr):
         if _unread(stream):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
+    leave(code)
     sys.exit(code)
