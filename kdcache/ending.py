@@ -36,6 +36,9 @@ def end(command: Callable[[], Any]) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a reader that has gone is no error
         _leave(code if isinstance(code, int) else 0)
+    except SystemExit as asked:
+        leave(asked.code if isinstance(asked.code, int) else int(asked.code is not None))
+        raise
     except click.ClickException as error:
         _fail(_usage(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
