@@ -36,7 +36,7 @@ def wait_until(happened: Callable[[], bool], *, hanging: float = HANGING) -> Non
     limit = time.monotonic() + hanging
     while not happened():
         assert time.monotonic() < limit, f"nothing in {hanging:g} s"
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
 class Command:

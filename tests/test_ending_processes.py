@@ -11,6 +11,8 @@ import pytest
 from kdcache.ending import BUG
 from tests.ends import END_SECONDS, Command, Ended, wait_until
 
+pytestmark = pytest.mark.slow
+
 JOINED = """
 import atexit, sys, time
 from pathlib import Path
@@ -117,7 +119,6 @@ def test_a_training_has_ended_seconds_after_its_last_line(
     assert found.seconds < END_SECONDS
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "lines"), [(signal.SIGINT, 130, [INTERRUPTION]), (signal.SIGTERM, -signal.SIGTERM, [])]
 )
@@ -139,7 +140,6 @@ def test_who_ends_a_command_ends_all_processes_that_it_started(
     assert found.seconds < END_SECONDS, "what still trains keeps the output open"
 
 
-@pytest.mark.slow
 def test_the_workers_of_a_search_leave_their_groups_and_end(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

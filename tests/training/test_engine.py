@@ -106,6 +106,7 @@ def test_two_zero_stages_are_refused():
         deepspeed_config(settings(user={"zero_optimization": {"stage": 3}}), world_size=1, cpu=False)
 
 
+@pytest.mark.slow
 def test_the_json_that_kdcache_ships_and_stage_3_by_json_train_two_ranks_like_none(tmp_path: Path):
     stage_3 = write(tmp_path, {"zero_optimization": {"stage": 3}})
     items = small.build_items(12)

@@ -36,7 +36,7 @@ def test_the_registry_has_the_codecs_of_the_layout():
 
 
 @pytest.mark.parametrize(("store", "codec"), ALL)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(sizes=st.lists(st.integers(0, 3), min_size=1, max_size=4), gap=st.integers(0, 2), seed=st.integers(0, 9))
 def test_unpacking_gives_back_what_was_packed_within_the_codec_s_error(store, codec, sizes, gap, seed):
     rows, identity, tables = case(store, codec, sizes, seed=seed)
@@ -123,7 +123,7 @@ def test_arrays_of_another_type_shape_or_name_are_damage(store, codec):
                 check_arrays({**arrays, name: array[:2]}, identity, tables)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), codec=st.sampled_from(["fast", "compact"]), num_classes=st.sampled_from([9, 70_000]))
 def test_ragged_rows_as_top_p_keeps_them_come_back(data, codec, num_classes):
     items = [build_item("a", num_classes=num_classes, num_rows=3)]
@@ -145,6 +145,7 @@ def test_ragged_rows_as_top_p_keeps_them_come_back(data, codec, num_classes):
     assert found.ids.tolist() == rows.ids.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["fast", "compact"])
 @pytest.mark.parametrize(
     ("num_classes", "high"),
