@@ -7,20 +7,25 @@ INPUTS := setup.cfg pyproject.toml constraints.txt
 ARGS ?=
 # Test processes: one a core up to four; each holds torch.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))' 2>/dev/null)
+# What `make test-fast` runs: tests that take a second at most and need nothing that a machine may lack.
+FAST := not slow and not gpu and not network and not realdata
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test study lint docs clean
+.PHONY: help demo test test-fast study lint docs clean
 
 help:  ## this text
 	@echo 'Targets (PYTHON=$(PYTHON) makes the virtual environment $(VENV)):'
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(VENV)/.demo $(VENV)/.model  ## run `kdcache demo`; flags by ARGS="--help"
 	$(BIN)/kdcache demo $(ARGS)
 
 test: $(VENV)/.test $(VENV)/.model  ## run all tests with branch coverage; flags for pytest by ARGS="-k cache"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --cov --cov-report=term $(ARGS)
+
+test-fast: $(VENV)/.test $(VENV)/.model  ## run the quick tests alone, under a minute, without coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m '$(FAST)' $(ARGS)
 
 study: $(VENV)/.demo $(VENV)/.model  ## run or continue the mini study, about two hours; needs KDCACHE_DATA
 	$(BIN)/python -m tools.study $(ARGS)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from kdcache.core.errors import KDCacheError
+from kdcache.core.leaving import leave
 
 BUG = 70
 """Exit code of an error that kdcache did not expect (EX_SOFTWARE)."""
@@ -35,6 +36,9 @@ def end(command: Callable[[], Any]) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a reader that has gone is no error
         _leave(code if isinstance(code, int) else 0)
+    except SystemExit as asked:
+        leave(asked.code if isinstance(asked.code, int) else int(asked.code is not None))
+        raise
     except click.ClickException as error:
         _fail(_usage(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -86,10 +90,14 @@ def _unread(stream: TextIO | None) -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit. What nobody reads any more is dropped, or Python's own last flush would complain and change the code."""
+    """Exit, from no process group. Else NCCL would keep the process.
+
+    What nobody reads any more is dropped, or Python's own last flush would complain and change the code.
+    """
     for stream in (sys.stdout, sys.stderr):
         if _unread(stream):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
+    leave(code)
     sys.exit(code)

@@ -2,11 +2,27 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.readonly import changed, share
+
+# A loaded machine is slow, not wrong: no test of properties watches the clock.
+settings.register_profile("kdcache", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kdcache")
 
 HUB = ("huggingface.co", 443)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `slow` what uses the tiny study: it waits until a teacher is trained and dumped."""
+    for item in items:
+        if "study" in getattr(item, "fixturenames", []):
+            item.add_marker("slow")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -15,6 +31,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
     if item.get_closest_marker("network") and (reason := no_network()):
         pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that changed what it shares with others."""
+    try:
+        yield
+    except BaseException as error:
+        if said := changed(getattr(item, "fixturenames", [])):
+            error.add_note(said)  # else the next test would seem to have done it
+        raise
+    if said := changed(getattr(item, "fixturenames", [])):
+        pytest.fail(said, pytrace=False)
 
 
 def no_gpu() -> str:
@@ -34,11 +63,11 @@ def no_network(address: tuple[str, int] = HUB) -> str:
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny study, its teacher trained and dumped. Add to `out/`; change copies only."""
+def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny study, its teacher trained and dumped; read-only: change copies."""
     from tests.tiny import write_study
 
-    return write_study(tmp_path_factory.mktemp("study"))
+    return share(request, write_study(tmp_path_factory.mktemp("study")))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from tools import online
 from tools.lm_rows import next_token_item
 from tools.online import Kept, Schedule
 
+pytestmark = pytest.mark.slow
+
 V, LENGTH, NUM_ITEMS = 300, 12, 40
 STORES = (
     Kept(name="dense", store="topk", codec="fast", top_k=V),

@@ -12,6 +12,7 @@ import pytest
 
 from kdcache.core.errors import RunError
 from kdcache.ending import BUG, end
+from tests.ends import HANGING
 
 CACHE = Path(__file__).parent / "golden/cache-1.0"
 BROKEN = "kdcache: error: BrokenPipeError: [Errno 32] Broken pipe (not expected; KDCACHE_DEBUG=1 shows where)\n"
@@ -25,7 +26,7 @@ def left(*command: str, streams: tuple[str, ...] = ("stdout",)) -> tuple[int, st
     os.close(reader)
     where = {name: writer if name in streams else subprocess.PIPE for name in ("stdout", "stderr")}
     try:
-        done = subprocess.run([sys.executable, *command], text=True, timeout=60, check=False, **where)
+        done = subprocess.run([sys.executable, *command], text=True, timeout=HANGING, check=False, **where)
     finally:
         os.close(writer)
     return done.returncode, (done.stdout or "") + (done.stderr or "")
@@ -43,7 +44,7 @@ def test_a_reader_that_left_ends_a_command_with_0_and_in_silence(arguments: tupl
 
 def test_head_takes_the_first_line_of_a_command() -> None:
     line = f"set -o pipefail; '{sys.executable}' -m kdcache inspect '{CACHE}' | head -n 1"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=HANGING, check=False)
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
 
 
@@ -132,7 +133,7 @@ def test_shells_complete_commands_and_options(asked: str, words: str, position: 
         env={**os.environ, **told},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGING,
         check=False,
     )
     assert done.stdout.splitlines()[0] == expected

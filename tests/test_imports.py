@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cache.conftest import build_toy
+from tests.ends import HANGING
 from tests.report.conftest import write_grid
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -21,7 +22,7 @@ LIGHT = "no torch where a laptop reads results"
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     command = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
-    return subprocess.run([sys.executable, "-c", command], cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", command], cwd=folder, capture_output=True, text=True, timeout=HANGING)
 
 
 @pytest.fixture
@@ -125,6 +126,7 @@ def test_the_readme_names_every_top_folder_and_only_what_exists():
     assert {"configs/", "docs/", "tests/", "tools/", ".ci/"} - named == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["kdcache", "kdcache.core.results", "kdcache.cache", "kdcache.metrics", "kdcache.report"]
 )
@@ -135,7 +137,7 @@ def test_reading_results_imports_no_torch(module: str):
 def heavy_imports(code: str) -> str:
     """Which of the heavy packages a fresh interpreter has loaded after `code`; the last line that it prints."""
     ask = "import sys; print([n for n in ('torch', 'transformers', 'deepspeed', 'datasets') if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{ask}"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{ask}"], capture_output=True, text=True, timeout=HANGING)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
@@ -152,6 +154,7 @@ def test_help_loads_nothing_heavy():
     assert heavy_imports(command("train-student", "--help")) == "[]"
 
 
+@pytest.mark.slow
 def test_compare_loads_no_torch(tmp_path: Path):
     runs = write_grid(tmp_path / "runs")
     assert heavy_imports(command("compare", runs, "--out", tmp_path / "report", "--resamples", 100)) == "[]"
@@ -169,7 +172,7 @@ def test_a_heavy_import_would_be_seen():
 
 @pytest.mark.parametrize("start", [[sys.executable, "-m", "kdcache"], [str(Path(sys.executable).with_name("kdcache"))]])
 def test_the_module_and_the_console_script_show_the_commands_in_order(start: list[str]):
-    done = subprocess.run([*start, "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*start, "--help"], capture_output=True, text=True, timeout=HANGING)
     assert (done.returncode, done.stderr) == (0, "")
     shown = re.findall(r"^  (\w[\w-]*) +\S", done.stdout.split("Commands:")[1], flags=re.M)
     assert shown == ["demo", "train-teacher", "dump-teacher", "train-student", "search", "compare", "inspect"]

@@ -86,6 +86,7 @@ def test_a_reader_takes_the_codecs_settings_from_the_cache(name: str) -> None:
     assert list(inspect.signature(unpack).parameters) == ["packed"]  # nothing to repeat by hand
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fast", "compact"])
 def test_short_rows_do_not_pay_for_the_longest(tmp_path: Path, name: str) -> None:
     """Padding of ragged rows compresses away: one long row among short ones costs little more than itself."""

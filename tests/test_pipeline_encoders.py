@@ -26,6 +26,8 @@ from tests.test_pipeline_families import write_study as write_generator_study
 from tests.tiny import call, read_records, refused, write_data, write_model, write_records, write_run
 from tests.tiny_spans import NAMES, SECOND, write_ner, write_qa
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 2,

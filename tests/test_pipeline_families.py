@@ -25,6 +25,8 @@ from kdcache.cache.reader import Cache
 from tests.tiny import call
 from tests.tiny_text import write_dialogues, write_llama, write_mbart, write_translation
 
+pytestmark = pytest.mark.slow
+
 BART: dict[str, Any] = {
     "d_model": 16,
     "encoder_layers": 2,

@@ -16,6 +16,8 @@ from kdcache.core.results import read_languages, read_statistics
 from kdcache.metrics import METRICS
 from tests.tiny import call, read_records, refused, write_data, write_model, write_records, write_run
 
+pytestmark = pytest.mark.slow
+
 
 def write_study(folder: Path, **dataset: Any) -> Path:
     """A run file over `base/`: English trains, German and English are scored."""

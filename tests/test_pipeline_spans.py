@@ -14,24 +14,28 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassif
 import kdcache
 from kdcache.cache.reader import Cache
 from kdcache.core.results import read_statistics
+from tests.readonly import share
 from tests.tiny import call, refused, write_model
 from tests.tiny_spans import LABELS, NAMES, SECOND, SIZES, write_spans_study
+
+pytestmark = pytest.mark.slow
 
 TASKS = ("ner", "qa")
 
 
 @pytest.fixture(scope="module", params=TASKS)
 def spans_study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """The task and its study, trained and dumped."""
-    return request.param, write_spans_study(tmp_path_factory.mktemp(request.param), request.param)
+    """The task and its study, trained and dumped; read-only."""
+    folder = write_spans_study(tmp_path_factory.mktemp(request.param), request.param)
+    return request.param, share(request, folder)
 
 
-def test_students_train_from_the_cache_and_compare(spans_study, capsys: pytest.CaptureFixture[str]):
+def test_students_train_from_the_cache_and_compare(spans_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     task, folder = spans_study
-    run = str(folder / "run.yaml")
+    run = (str(folder / "run.yaml"), "--device", "cpu", "--out", str(tmp_path), "--cache", str(folder / "out/cache"))
     for options in (["--alpha", "0"], ["--loss", "ce", "--tau-s", "1"], ["--loss", "mse", "--teacher", "t_ll"]):
-        call("train-student", run, "--device", "cpu", *options)
-    results = sorted((folder / "out/students/half").glob("*/result.json"))
+        call("train-student", *run, *options)
+    results = sorted((tmp_path / "students/half").glob("*/result.json"))
     assert len(results) == 3
     primary = {"ner": "entity_f1", "qa": "squad_f1"}[task]
     for path in results:
@@ -42,8 +46,8 @@ def test_students_train_from_the_cache_and_compare(spans_study, capsys: pytest.C
         assert len(uids) == SIZES["test"], "one row of statistics an example, however many items it has"
         assert {len(values) for values in statistics.values()} == {SIZES["test"]}
     capsys.readouterr()
-    call("compare", str(folder / "out/students"), "--out", str(folder / "compare"), "--resamples", "100")
-    assert primary in (folder / "compare/report.html").read_text()
+    call("compare", str(tmp_path / "students"), "--out", str(tmp_path / "compare"), "--resamples", "100")
+    assert primary in (tmp_path / "compare/report.html").read_text()
     assert "hard labels" in capsys.readouterr().out
 
 
@@ -55,7 +59,7 @@ def test_the_teacher_learns_what_the_words_tell(spans_study):
     assert all(0 < record["nll"] < 10 and record["entropy"] > 0 for record in teacher["checkpoints"])
 
 
-def test_inspect_describes_the_cache_and_the_dataset(spans_study, capsys: pytest.CaptureFixture[str]):
+def test_inspect_describes_the_cache_and_the_dataset(spans_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     task, folder = spans_study
     call("inspect", str(folder / "out/cache"), "--json")
     summary = json.loads(capsys.readouterr().out)
@@ -67,8 +71,8 @@ def test_inspect_describes_the_cache_and_the_dataset(spans_study, capsys: pytest
     else:
         assert train["rows"] == train["labels"] > train["items"] == SIZES["train"]
     tree = yaml.safe_load((folder / "run.yaml").read_text())["dataset"]
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
-    call("inspect", str(folder / "tiny.yaml"), "--tokenizer", str(folder / "base"))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    call("inspect", str(tmp_path / "tiny.yaml"), "--tokenizer", str(folder / "base"))
     out = capsys.readouterr().out
     assert f"{SIZES['train']} examples" in out
     assert "longer than max_length" in out

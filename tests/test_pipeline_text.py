@@ -14,25 +14,31 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from kdcache.cache.reader import Cache
 from kdcache.core.results import read_run, read_statistics
+from tests.readonly import share
 from tests.tiny import call, refused
 from tests.tiny_text import SIZES, write_llama, write_mbart, write_text_study
+
+pytestmark = pytest.mark.slow
 
 PRIMARY = {"translation": "bleu", "text": "nll", "dialogues": "nll"}
 
 
 @pytest.fixture(scope="module", params=PRIMARY)
 def text_study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What is generated and its study, trained and dumped."""
+    """What is generated and its study, trained and dumped; read-only."""
     epochs = 24 if request.param == "translation" else 6
-    return request.param, write_text_study(tmp_path_factory.mktemp(request.param), request.param, epochs=epochs)
+    folder = write_text_study(tmp_path_factory.mktemp(request.param), request.param, epochs=epochs)
+    return request.param, share(request, folder)
 
 
-def test_students_train_from_both_stores_and_compare(text_study, capsys: pytest.CaptureFixture[str]):
+def test_students_train_from_both_stores_and_compare(text_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     kind, folder = text_study
-    run, hidden = str(folder / "run.yaml"), str(folder / "out/hidden/cache")
-    for options in (["--alpha", "0"], ["--loss", "ce"], ["--loss", "mse", "--cache", hidden, "--teacher", "t_ll"]):
-        call("train-student", run, "--device", "cpu", *options)
-    results = sorted((folder / "out/students/half").glob("*/result.json"))
+    run = (str(folder / "run.yaml"), "--device", "cpu", "--out", str(tmp_path))
+    topk, hidden = str(folder / "out/cache"), str(folder / "out/hidden/cache")
+    call("train-student", *run, "--cache", topk, "--alpha", "0")
+    call("train-student", *run, "--cache", topk, "--loss", "ce")
+    call("train-student", *run, "--cache", hidden, "--loss", "mse", "--teacher", "t_ll")
+    results = sorted((tmp_path / "students/half").glob("*/result.json"))
     assert len(results) == 3
     for path in results:
         tree = json.loads(path.read_text())
@@ -50,8 +56,8 @@ def test_students_train_from_both_stores_and_compare(text_study, capsys: pytest.
             scores = tree["scores"]["test"]
             assert scores["perplexity"]["value"] == pytest.approx(np.exp(scores["nll"]["value"]))
     capsys.readouterr()
-    call("compare", str(folder / "out/students"), "--out", str(folder / "compare"), "--resamples", "100")
-    report = (folder / "compare/report.html").read_text()
+    call("compare", str(tmp_path / "students"), "--out", str(tmp_path / "compare"), "--resamples", "100")
+    report = (tmp_path / "compare/report.html").read_text()
     assert PRIMARY[kind] in report
     assert "Students and their teachers on validation" in report
     runs = {read_run(path.parent).configuration.label(): path.parent for path in results}
@@ -118,7 +124,7 @@ def test_every_cached_row_is_the_teachers_own_without_padding(text_study):
             assert vectors.lse[first + r] == pytest.approx(lse[r], abs=1e-4)
 
 
-def test_inspect_describes_the_cache_and_the_dataset(text_study, capsys: pytest.CaptureFixture[str]):
+def test_inspect_describes_the_cache_and_the_dataset(text_study, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     kind, folder = text_study
     call("inspect", str(folder / "out/cache"), "--json")
     summary = json.loads(capsys.readouterr().out)
@@ -126,8 +132,8 @@ def test_inspect_describes_the_cache_and_the_dataset(text_study, capsys: pytest.
     assert train["rows"] == train["labels"] > train["items"]
     assert (train["items"] == SIZES["train"]) == (kind != "text")
     tree = yaml.safe_load((folder / "run.yaml").read_text())["dataset"]
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
-    call("inspect", str(folder / "tiny.yaml"), "--tokenizer", str(folder / "base"))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    call("inspect", str(tmp_path / "tiny.yaml"), "--tokenizer", str(folder / "base"))
     out = capsys.readouterr().out
     assert f"{SIZES['train']} examples" in out
     assert "longer than max_length" in out

@@ -13,6 +13,7 @@ from kdcache.data.read import read_split
 from kdcache.data.spec import load_spec
 from kdcache.tasks import make
 from kdcache.training.models import ModelSource, load_tokenizer
+from tests.readonly import share
 from tests.tiny import call
 from tests.tiny_text import write_mbart
 
@@ -22,7 +23,7 @@ LIMIT = {"train": 400, "validation": 40, "test": 40}
 
 @pytest.fixture(scope="module", params=["multi30k_de-en", "wmt16_ro-en"])
 def real(request: pytest.FixtureRequest, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `base/` and `run.yaml` over some of the pairs."""
+    """A folder with `base/` and `run.yaml` over some of the pairs; read-only."""
     folder = tmp_path_factory.mktemp(request.param)
     spec = load_spec(shipped(f"datasets/dev/{request.param}.yaml"))
     pairs = [e.fields for e in read_split(spec, "train", data_root=data_root)[:2000]]
@@ -40,24 +41,27 @@ def real(request: pytest.FixtureRequest, data_root: Path, tmp_path_factory: pyte
         "student": {**training, "tau_t": 2},
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(run, allow_unicode=True))
-    return folder
+    return share(request, folder)
 
 
-def test_real_pairs_go_through_every_command(real: Path, data_root: Path, capsys: pytest.CaptureFixture[str]):
+def test_real_pairs_go_through_every_command(
+    real: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     run, root = str(real / "run.yaml"), ["--data-root", str(data_root)]
-    call("train-teacher", run, "--device", "cpu", *root)
-    teacher = json.loads((real / "out/teacher/teacher.json").read_text())
+    out = ["--out", str(tmp_path)]
+    call("train-teacher", run, "--device", "cpu", *root, *out)
+    teacher = json.loads((tmp_path / "teacher/teacher.json").read_text())
     assert sum(teacher["sizes"].values()) + teacher["num_dropped"] == sum(LIMIT.values())
     losses = [record["nll"] for record in teacher["checkpoints"]]
     assert losses[-1] < losses[0] < 7.5, "ln 1,500 = 7.3 is what a model knows that knows nothing"
-    call("dump-teacher", run, "--device", "cpu", *root)
-    named = [f"t_{role}={real}/out/teacher/selected/t_{role}" for role in ("hs", "ll")]
+    call("dump-teacher", run, "--device", "cpu", *root, *out)
+    named = [f"t_{role}={tmp_path}/teacher/selected/t_{role}" for role in ("hs", "ll")]
     options = [word for name in named for word in ("--teacher", name)]
-    hidden = ["--out", str(real / "out/hidden"), "--set", "dump.store=hidden"]
+    hidden = ["--out", str(tmp_path / "hidden"), "--set", "dump.store=hidden"]
     call("dump-teacher", run, "--device", "cpu", *root, *options, *hidden)
-    for cache in ([], ["--cache", str(real / "out/hidden/cache")]):
-        call("train-student", run, "--device", "cpu", *root, *cache)
-    results = sorted((real / "out/students/one").glob("*/result.json"))
+    for cache in ([], ["--cache", str(tmp_path / "hidden/cache")]):
+        call("train-student", run, "--device", "cpu", *root, *out, *cache)
+    results = sorted((tmp_path / "students/one").glob("*/result.json"))
     assert len(results) == 2
     for path in results:
         scores = json.loads(path.read_text())["scores"]["test"]

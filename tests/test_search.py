@@ -25,7 +25,10 @@ from kdcache.core.search_record import read_record
 from kdcache.student import distill
 from kdcache.student.plan import StudentConfig
 from kdcache.training.run import load_run
-from tests.tiny import call, refused, write_run
+from tests.ends import wait_until
+from tests.tiny import call, refused, run_tree
+
+pytestmark = pytest.mark.slow
 
 BLOCK = {"temperatures": [1, 4], "second_stage": False, "alphas": [0.5], "seeds": [0, 1], "complete": ["lazy"]}
 
@@ -37,7 +40,7 @@ def run(study: Path, tmp_path: Path) -> Path:
 
 
 def write_search(study: Path, folder: Path, **search: object) -> Path:
-    tree = yaml.safe_load(write_run(study).read_text())
+    tree = run_tree(study)
     tree["out"] = str(folder / "out")
     tree["student"] |= {"epochs": 1, "batch_size": 32, "cache": str(study / "out/cache")}
     tree["search"] = BLOCK | search
@@ -137,7 +140,7 @@ def two_students(study: Path, tmp_path: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_training_that_fails_is_named_and_the_other_student_is_searched(
     two_students: Path, jobs: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,7 +175,6 @@ def test_failures_that_are_skipped_end_a_search_that_names_them(
     assert "baseline hard labels failed" in shown.out
 
 
-@pytest.mark.slow
 def test_jobs_and_one_process_find_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     call("search", str(run), "--device", "cpu", "--jobs", "2", "--seeds", "0")
@@ -180,7 +182,6 @@ def test_jobs_and_one_process_find_the_same(run: Path, monkeypatch: pytest.Monke
     assert final(run, "out") == final(run, "one")
 
 
-@pytest.mark.slow
 def test_ray_trains_the_same_runs(run: Path) -> None:
     pytest.importorskip("ray")
     command = [sys.executable, "-m", "kdcache", "search", str(run), "--device", "cpu", "--executor", "ray"]
@@ -219,22 +220,16 @@ def _killed(command: list[str], run: Path, moment: random.Random) -> Iterator[tu
     before = len(journal(run))
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wanted = before + moment.randint(1, 6)
-    deadline = time.monotonic() + 60
-    while len(journal(run)) < wanted and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: len(journal(run)) >= wanted or process.poll() is not None)
     time.sleep(moment.random() * 0.4)
     workers = children(process.pid) if process.poll() is None else []
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while not all(gone(worker) for worker in workers):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: all(gone(worker) for worker in workers))
     for path in (run.parent / "out/students").glob("*/*/result.json"):
         yield path, path.stat().st_mtime_ns, path.read_bytes()
 
 
-@pytest.mark.slow
 def test_a_search_killed_at_five_random_moments_ends_with_the_same_table_and_repeats_nothing(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,10 +74,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def write_run(folder: Path) -> Path:
-    """The run file over `base/` and the data of a folder."""
+def run_tree(folder: Path) -> dict[str, Any]:
+    """What a run file over `base/` and the data of a folder says."""
     training = {"epochs": 2, "batch_size": 16, "learning_rate": 0.005}
-    run = {
+    return {
         "out": str(folder / "out"),
         "dataset": {
             "name": "tiny",
@@ -94,7 +94,11 @@ def write_run(folder: Path) -> Path:
         "teacher": {**training, "epochs": 8, "learning_rate": 0.01, "weight_decay": 0.0, "evals_per_epoch": 2},
         "student": {**training, "tau_t": 4},
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+
+
+def write_run(folder: Path) -> Path:
+    """The run file of a folder."""
+    (folder / "run.yaml").write_text(yaml.safe_dump(run_tree(folder)))
     return folder / "run.yaml"
 
 

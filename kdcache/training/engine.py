@@ -5,16 +5,18 @@ On a CPU no op is compiled: the shared-memory op is switched off before anything
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import gc
 import json
 import logging
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from deepspeed.accelerator import get_accelerator, set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from kdcache.core.errors import ConfigError
+from kdcache.core.leaving import on_leave
 from kdcache.training.device import choose
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else a 60 s compilation whose kill leaves a lock
@@ -47,6 +50,8 @@ OWN_KEYS = (
 )
 """Keys of a user's DeepSpeed JSON that contradict kdcache's own settings."""
 CPU_BUCKET = 1_000_000
+LEAVE_SECONDS = 3.0
+"""How long a process that is done waits for the others to let go of their group; without them that takes 0.2 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,9 @@ class World:
 
 def start(device: str, *, init_method: str | None = None) -> World:
     """Join the processes that a launcher announced by RANK, WORLD_SIZE, ..., or be the only one.
+
+    Their group stays until this process ends, which leaves it (`kdcache.core.leaving`). A group that is there already
+    is used, and is another's to leave.
 
     Args:
         device: `auto` (CUDA if there is one), `cpu` or `cuda`.
@@ -78,12 +86,14 @@ def start(device: str, *, init_method: str | None = None) -> World:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(local))
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
+    world = World(rank=rank, size=size, device=chosen)
     if not torch.distributed.is_initialized():
+        folder = None
         if size == 1 and init_method is None:
             # One process needs no port: a rendezvous file that nobody else knows cannot collide.
             folder = tempfile.mkdtemp(prefix="kdcache-")
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
             init_method = f"file://{folder}/rendezvous"
+        on_leave(partial(_leave, world, folder))
         deepspeed.init_distributed(
             dist_backend="nccl" if chosen.type == "cuda" else "gloo",
             init_method=init_method,
@@ -91,7 +101,35 @@ def start(device: str, *, init_method: str | None = None) -> World:
             world_size=size,
             verbose=False,
         )
-    return World(rank=rank, size=size, device=chosen)
+    return world
+
+
+def _leave(world: World, folder: str | None, failed: bool) -> bool:
+    """Destroy the group that `start` made; False: it is still there, since others keep it or CUDA is broken.
+
+    NCCL lets go of a group together with its peers, and waits for them. So a rank that failed does not try: its peers
+    may be in a collective that waits for it. Its end closes the connections, and the launcher ends the peers.
+    """
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not torch.distributed.is_initialized():
+        return True
+    if failed and world.size > 1:
+        return False
+    if world.size == 1 and world.device.type == "cpu":
+        deepspeed.comm.destroy_process_group()  # nothing to wait for
+        return True
+    thread = threading.Thread(target=_destroy, args=(world.device,), daemon=True)
+    thread.start()
+    thread.join(LEAVE_SECONDS)
+    return not torch.distributed.is_initialized()
+
+
+def _destroy(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # a thread starts with the first one
+    with contextlib.suppress(RuntimeError):  # an error of CUDA or NCCL that was told where it arose
+        deepspeed.comm.destroy_process_group()
 
 
 def read_user_json(path: Path | None) -> dict[str, Any]:

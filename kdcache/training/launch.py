@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.core.errors import LaunchError
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+LOOK_SECONDS = 0.5
+END_SECONDS = 2.0
+"""How long processes that were told to end may take; it is short, since a run that is cut off loses nothing by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +128,11 @@ def free_port() -> int:
 def run(launch: Launch, arguments: Sequence[str], *, gpus_here: int) -> int:
     """Start the processes and wait; their exit code.
 
+    They form a process group of their own. An interruption (SIGINT) or SIGTERM ends all of them, and then this process.
+
     Raises:
         LaunchError: what was asked for cannot be had.
+        KeyboardInterrupt: when they have ended.
     """
     check(launch, gpus_here=gpus_here)
     environment = dict(os.environ)
@@ -130,4 +141,41 @@ def run(launch: Launch, arguments: Sequence[str], *, gpus_here: int) -> int:
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     line = command(launch, without_options(arguments), port=free_port())
-    return subprocess.run(line, env=environment, check=False).returncode
+    with _signals_kept() as kept:
+        process = subprocess.Popen(line, env=environment, process_group=0)
+        while process.poll() is None and not kept:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_SECONDS)
+        if kept:
+            _end_group(process)
+    if signal.SIGTERM in kept:
+        os.kill(os.getpid(), signal.SIGTERM)  # what sent it sees that it had its effect
+    if kept:
+        raise KeyboardInterrupt
+    return process.returncode
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[list[int]]:
+    """The signals that would end this process, kept in a list for as long as it must end others first."""
+    kept: list[int] = []
+    heeded = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGINT
+    before = {number: signal.signal(number, lambda number, _: kept.append(number)) for number in heeded}
+    try:
+        yield kept
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process, which leads a group, and all that it has started: by SIGTERM, after some seconds by SIGKILL."""
+    deadline = time.monotonic() + END_SECONDS
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            process.poll()
+            os.killpg(process.pid, 0)  # raises when the last one is gone
+            time.sleep(LOOK_SECONDS / 10)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -24,7 +24,7 @@ def test_codes_of_a_hand_computed_row():
     assert shift.tolist() == [0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     positions=st.lists(st.floats(-40, 0, width=32), min_size=5, max_size=5),
     parts=st.lists(st.floats(0.05, 1), min_size=5, max_size=5),

@@ -23,7 +23,7 @@ def same(one, other):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 4)), min_size=1, max_size=6))
 def test_items_come_back_and_equal_items_give_equal_bytes(sizes):
     items = [build_item(f"ü{n}", num_tokens=t, num_rows=r) for n, (t, r) in enumerate(sizes)]

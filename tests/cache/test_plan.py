@@ -55,7 +55,7 @@ def test_the_token_digest_is_that_of_little_endian_int32():
     assert make_plan({"s": [item]}, block_tokens=9, chunk_rows=9).tokens_xxh3.tolist() == [expected]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     tokens=st.lists(st.integers(1, 9), min_size=1, max_size=20),
     rows=st.integers(0, 12),

@@ -23,7 +23,7 @@ def same(one, other):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes=st.lists(st.integers(0, 3), min_size=1, max_size=5), data=st.data())
 def test_taking_items_is_joining_their_rows(sizes, data):
     parts = some_rows(sizes)

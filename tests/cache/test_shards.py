@@ -37,7 +37,7 @@ def as_zarr(files):
     return zarr.open_group(MemoryStore({k: prototype.buffer.from_bytes(v) for k, v in files.items()}), mode="r")
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(rows=st.integers(1, 7), chunk=st.sampled_from([1, 3, 8]), top_k=st.sampled_from([2, 6, 9]))
 def test_zarr_and_our_reader_agree_bit_by_bit(rows, chunk, top_k):
     total = rows if rows <= chunk else -(-rows // chunk) * chunk

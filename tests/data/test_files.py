@@ -26,7 +26,8 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(rows=ROWS)
 def test_jsonl_and_parquet_give_back_any_text(tmp_path: Path, rows):
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -49,7 +49,7 @@ def test_the_frozen_hold_out_of_ten_examples():
     assert uids(spec_with({"train": 3}), "train", examples(10)) == [1, 7, 8]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(count=st.integers(3, 60), first=st.integers(1, 20), fraction=st.floats(0.05, 0.5), seed=st.integers(0, 5))
 def test_hold_outs_and_the_rest_share_nothing_and_lose_nothing(count, first, fraction, seed):
     spec = spec_with(

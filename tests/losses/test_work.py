@@ -52,6 +52,7 @@ def test_a_sparse_loss_is_its_formula(
     torch.testing.assert_close(oracle.gradient(found.total, student), oracle.gradient(expected, student), **TIGHT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_blocks", [True, False])
 @pytest.mark.parametrize(("loss", "tail"), FORMS)
 def test_loss_and_gradient_agree_by_finite_differences(

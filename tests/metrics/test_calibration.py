@@ -57,7 +57,7 @@ def test_nll_and_brier_are_those_of_scikit_learn(num_classes):
     assert brier == pytest.approx(oracle, rel=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), scale=st.floats(0.1, 20))
 def test_ece_is_the_sum_over_bins_of_share_times_gap(seed, scale):
     logits, labels = random_case(seed, scale=scale)
@@ -95,7 +95,7 @@ def test_brier_runs_from_0_to_2():
     assert brier_statistics(logprobs, np.array([1])).tolist() == [[2, 1]]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), tau=st.floats(0.2, 8))
 def test_the_optimal_temperature_undoes_a_temperature(seed, tau):
     logits, labels = random_case(seed, scale=1.0)

@@ -35,7 +35,7 @@ def test_the_statistics_of_hand_counted_items_are_tp_fp_fn_of_each_class():
     assert statistics.dtype == np.float64
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=answers())
 def test_macro_and_weighted_f1_and_accuracy_are_those_of_scikit_learn(case):
     labels, predictions, num_classes = case
@@ -46,7 +46,7 @@ def test_macro_and_weighted_f1_and_accuracy_are_those_of_scikit_learn(case):
     assert accuracy == pytest.approx(accuracy_score(labels, predictions), abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=answers(max_classes=2))
 def test_binary_f1_is_that_of_scikit_learn_with_class_1_positive(case):
     labels, predictions, _ = case

@@ -15,6 +15,7 @@ from kdcache.core.configuration import Configuration
 from kdcache.core.results import RunResult, uids_digest, write_run
 from kdcache.core.types import Evaluation
 from kdcache.metrics import evaluate
+from tests.readonly import share
 
 HARD = Configuration(teacher=None, alpha=0.0)
 DIGESTS = {"t_hs": "aaaaaaaa", "t_ll": "bbbbbbbb"}
@@ -98,9 +99,9 @@ def write_grid(root: Path, *, seeds: tuple[int, ...] = (0,), num_examples: int =
 
 
 @pytest.fixture(scope="session")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the nine runs of one seed."""
-    return write_grid(tmp_path_factory.mktemp("grid") / "students")
+    return share(request, write_grid(tmp_path_factory.mktemp("grid") / "students"))
 
 
 @pytest.fixture

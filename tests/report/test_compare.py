@@ -85,6 +85,7 @@ def test_choices_csv_and_compare_json_hold_the_effects(comparison):
     assert tree["cases"][0]["rows"][0]["configuration"]["loss"] == "ce"
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_files_and_other_seeds_other_intervals(comparison, grid, tmp_path):
     again = compare([grid.parent], out=tmp_path / "again", resamples=300)
     for name in ("report.html", "results.csv", "choices.csv", "compare.json", "figures/gain-1.svg"):
@@ -142,6 +143,7 @@ def test_runs_on_other_test_examples_are_refused_by_name(run_writer, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_no_torch_is_loaded(grid, tmp_path):
     code = (
         "import sys; from pathlib import Path; from kdcache.report import compare; "

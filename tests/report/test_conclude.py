@@ -180,6 +180,7 @@ def test_a_search_that_cannot_be_replayed_is_said():
     assert any(m.wanted_by == "greedy pairs" for m in found.missing)
 
 
+@pytest.mark.slow
 def test_published_numbers_stand_beside_39_cases():
     cases = thirty_nine(lambda i: (0.004 if i < 25 else -0.004, -0.002, 0.001))
     found = concluded(cases, against_published=True, noise_sd=0.4)

@@ -204,6 +204,7 @@ def test_nll_and_gain_join_the_teachers_of_a_case():
     assert nll_gain_figure(None) is None
 
 
+@pytest.mark.slow
 def test_names_of_figures_are_unique_and_files(many, few):
     for found in (many, few):
         names = [drawn.name for drawn in gallery(found)]
@@ -224,6 +225,7 @@ def test_every_caption_states_cases_seeds_quantiles_and_metric(cases, seeds):
         assert one.title
 
 
+@pytest.mark.slow
 def test_captions_of_few_cases_say_that_points_are_cases(many, few):
     captions = {drawn.name: drawn.caption for drawn in gallery(few)}
     for name in ("figure-1", "figure-2", "figure-3"):
@@ -233,6 +235,7 @@ def test_captions_of_few_cases_say_that_points_are_cases(many, few):
     assert "D5 is the median, D10 the maximum." in {d.name: d.caption for d in gallery(many)}["figure-1"]
 
 
+@pytest.mark.slow
 def test_a_band_says_where_its_noise_is_from_and_no_band_why(many):
     caption = next(d.caption for d in gallery(many) if d.name == "figure-1")
     assert "95 % of 4,000 simulated studies with seed noise alone" in caption
@@ -247,6 +250,7 @@ def test_cases_that_a_curve_lacks_are_counted(many):
     assert "Left out, for want of a training or of a baseline above 0: up to 1 case." in caption
 
 
+@pytest.mark.slow
 def test_few_cases_have_figures_of_their_own_and_many_do_not(many, few):
     own, all_together = ({drawn.name for drawn in gallery(found)} for found in (few, many))
     assert {"gain-1", "gain-3", "paired-1", "temperature-1", "alpha-3"} <= own
@@ -254,6 +258,7 @@ def test_few_cases_have_figures_of_their_own_and_many_do_not(many, few):
     assert {"temperature", "alpha", "paired-accuracy", "across"} <= all_together
 
 
+@pytest.mark.slow
 def test_equal_studies_draw_equal_bytes(few):
     first = {drawn.name: as_svg(drawn.figure) for drawn in gallery(few)}
     second = {drawn.name: as_svg(drawn.figure) for drawn in gallery(few)}

@@ -77,6 +77,7 @@ def of_eight(eight):
     return page(eight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["whole", "of_eight"])
 def test_every_element_closes_every_id_is_unique_and_every_reference_has_one(name, request):
     text = request.getfixturevalue(name)
@@ -159,6 +160,7 @@ def test_the_paper_is_set_beside_with_footnotes(of_eight, whole):
     assert "Against the paper" not in whole
 
 
+@pytest.mark.slow
 def test_excluded_runs_are_named_and_many_are_folded(eight):
     few = page(changed(eight, excluded=(Excluded(folder="runs/<x>", reason="has a NaN score"),)))
     assert few.index("Excluded runs</h2>") < few.index("runs/&lt;x&gt;") < few.index("has a NaN score")
@@ -180,6 +182,7 @@ def test_names_from_outside_are_escaped(run_writer):
     read(text)
 
 
+@pytest.mark.slow
 def test_a_dataset_called_script_is_text_in_every_part():
     text = page(hostile())
     assert "<script" not in text
@@ -220,5 +223,6 @@ def test_enough_seeds_have_no_warning(run_writer):
     assert '<p class="loud"' not in page(study_of(*folders))
 
 
+@pytest.mark.slow
 def test_equal_studies_give_equal_bytes(eight, of_eight):
     assert page(eight) == of_eight

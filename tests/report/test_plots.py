@@ -20,7 +20,7 @@ def study_of(*folders):
 
 
 @pytest.fixture(scope="module")
-def study(grid):
+def runs(grid):
     return study_of(*sorted(grid.iterdir()))
 
 
@@ -28,11 +28,11 @@ def texts(figure):
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-def test_the_gain_figure_has_a_point_and_an_interval_for_every_configuration(study):
-    figure = gain_figure(study.cases[0])
+def test_the_gain_figure_has_a_point_and_an_interval_for_every_configuration(runs):
+    figure = gain_figure(runs.cases[0])
     (axes,) = figure.axes
     assert axes.get_xlabel() == "gain in test f1_binary over hard labels, %"
-    rows = [row for row in study.cases[0].rows if row.over_hard]
+    rows = [row for row in runs.cases[0].rows if row.over_hard]
     assert texts(figure)[::2] == [row.label for row in rows]
     points = {line.get_ydata()[0]: line for line in axes.lines if line.get_marker() == "o"}
     spans = {line.get_ydata()[0]: line for line in axes.lines if line.get_linewidth() == 2}
@@ -52,10 +52,10 @@ def test_without_hard_labels_the_baseline_is_the_worst(run_writer):
     assert texts(figure)[::2] == ["ce t_hs tau 1/1"]
 
 
-def test_the_choices_figure_shows_means_intervals_and_pairs(study):
-    figure = effects_figure(study.effects)
+def test_the_choices_figure_shows_means_intervals_and_pairs(runs):
+    figure = effects_figure(runs.effects)
     assert texts(figure)[2] == "loss, mse against ce"
-    loss = study.effects[1]
+    loss = runs.effects[1]
     ticks = [line for line in figure.axes[0].lines if line.get_marker() == "|"][1]
     np.testing.assert_allclose(ticks.get_xdata(), [100 * d for d in loss.differences])
 
@@ -66,13 +66,13 @@ def test_nothing_to_draw_is_no_figure(run_writer):
     assert effects_figure(study.effects) is None
 
 
-def test_svg_and_png_are_files_of_their_kind_and_the_same_each_time(study):
-    first, second = as_svg(gain_figure(study.cases[0])), as_svg(gain_figure(study.cases[0]))
+def test_svg_and_png_are_files_of_their_kind_and_the_same_each_time(runs):
+    first, second = as_svg(gain_figure(runs.cases[0])), as_svg(gain_figure(runs.cases[0]))
     assert first == second
     assert b"<svg" in first
     assert b"ce t_ll tau 4/4" in first
     assert b"<metadata>" not in first
-    assert as_png(gain_figure(study.cases[0])).startswith(b"\x89PNG")
+    assert as_png(gain_figure(runs.cases[0])).startswith(b"\x89PNG")
 
 
 def test_names_that_look_like_mathematics_are_drawn_as_they_are(run_writer):

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from kdcache.student.search.program import Request
 from kdcache.student.search.table import Table
 from kdcache.student.search.workers import Workers, environment
 from kdcache.training.run import load_run
+from tests.ends import wait_until
 
 
 @pytest.fixture
@@ -98,10 +98,7 @@ def test_a_worker_that_is_killed_is_named_and_another_takes_its_place(two: Worke
     two.submit(doomed)
     two.submit(replace(later, label="beside"))
     log = doomed.folder / "log.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.is_file() and '"step"' in log.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: log.is_file() and '"step"' in log.read_text())
     victim = next(worker for worker in two._workers if worker and worker.job is doomed)
     os.kill(victim.process.pid or 0, signal.SIGKILL)
     two.submit(later)

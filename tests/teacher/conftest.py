@@ -4,16 +4,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.readonly import share
 from tests.teacher.small import write_study
 
 
 @pytest.fixture(scope="session")
-def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def forty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its run file; the teacher is beside it in `teacher/`."""
-    return write_study(tmp_path_factory.mktemp("forty"))
+    run = write_study(tmp_path_factory.mktemp("forty"))
+    share(request, run.parent)
+    return run
 
 
 @pytest.fixture(scope="session")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with two classes: every row is dense."""
-    return write_study(tmp_path_factory.mktemp("two"), num_classes=2)
+    run = write_study(tmp_path_factory.mktemp("two"), num_classes=2)
+    share(request, run.parent)
+    return run

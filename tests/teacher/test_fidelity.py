@@ -99,12 +99,14 @@ def test_the_noise_disagrees_with_the_teacher_as_far_as_it_says(report: Report) 
     assert (report.num_items, report.num_rows) == (50, 50)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report_and_another_does_not(forty: Path, report: Report) -> None:
     assert advice.as_json(_run(forty, "top_k=16", grid=GRID)) == advice.as_json(report)
     other = _run(forty, "top_k=16", "fidelity.seed=1", grid=GRID)
     assert other.stores[0].cells != report.stores[0].cells
 
 
+@pytest.mark.slow
 def test_a_student_of_the_models_file_is_measured(forty: Path) -> None:
     half = _run(forty, "top_k=16", grid="ce:1:1", student="half")
     assert (half.student.name, half.student.noise) == ("half", None)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import numpy as np
 import pytest
 import torch
 from torch.multiprocessing import ProcessRaisedException
 
 from kdcache.core.errors import ConfigError
+from kdcache.core.leaving import leave
 from kdcache.training import engine
 from kdcache.training.engine import EngineSettings, World, deepspeed_config, read_user_json
 from tests.ranks import run_ranks
@@ -103,6 +106,7 @@ def test_two_zero_stages_are_refused():
         deepspeed_config(settings(user={"zero_optimization": {"stage": 3}}), world_size=1, cpu=False)
 
 
+@pytest.mark.slow
 def test_the_json_that_kdcache_ships_and_stage_3_by_json_train_two_ranks_like_none(tmp_path: Path):
     stage_3 = write(tmp_path, {"zero_optimization": {"stage": 3}})
     items = small.build_items(12)
@@ -142,3 +146,53 @@ def fail_on_the_last(world: World) -> None:
 def test_the_exception_of_one_rank_ends_all_and_is_shown():
     with pytest.raises(ProcessRaisedException, match=r"ValueError: rank 1 has enough"):
         run_ranks(fail_on_the_last, size=2)
+
+
+def test_a_group_that_is_another_s_stays_when_a_process_leaves(tmp_path: Path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    engine.start("cpu")
+    leave(0)
+    assert torch.distributed.is_initialized()
+    torch.distributed.destroy_process_group()
+
+
+def test_a_process_may_join_again_after_it_has_left():
+    leave(0)
+    for _ in range(2):
+        world = engine.start("cpu")
+        assert torch.distributed.is_initialized()
+        trained = small.train_in_memory(world, small.settings_of(epochs=1), small.build_items(6))
+        assert len(trained.losses) == 1
+        leave(0)
+        assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "failed", "tried"),
+    [(2, "cpu", False, True), (1, "cuda", True, True), (2, "cuda", True, False), (2, "cpu", True, False)],
+)
+def test_nobody_waits_for_a_group_that_others_keep(
+    size: int, device: str, failed: bool, tried: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """The wait is what NCCL does where a peer is gone."""
+    engine.start("cpu")
+    asked, gone = threading.Event(), threading.Event()
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(deepspeed.comm, "destroy_process_group", lambda: (asked.set(), gone.wait()))
+    monkeypatch.setattr(engine, "LEAVE_SECONDS", 0.1)
+    world = World(rank=0, size=size, device=torch.device(device))
+    try:
+        assert engine._leave(world, None, failed) is False
+        assert asked.is_set() == tried
+    finally:
+        gone.set()
+
+
+def test_a_group_that_cannot_be_destroyed_is_no_second_error(monkeypatch: pytest.MonkeyPatch):
+    def broken() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    engine.start("cpu")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(deepspeed.comm, "destroy_process_group", broken)
+    assert engine._leave(World(rank=0, size=1, device=torch.device("cuda")), None, False) is False

@@ -24,6 +24,7 @@ def predict(world: World, items: Sequence[Item], stage: int, batch_size: int) ->
     return evaluate.predict(engine, items, setup, sample=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7])
 @pytest.mark.parametrize("stage", [0, 3])
 def test_one_and_two_ranks_give_the_same_logits_and_the_same_score_on_every_rank(count: int, stage: int):

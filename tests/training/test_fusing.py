@@ -25,6 +25,8 @@ from tests.ranks import run_ranks
 from tests.tiny_text import CODES, write_llama, write_mbart
 from tests.training import small
 
+pytestmark = pytest.mark.slow
+
 TRANSLATION = TaskSettings(labels=(), max_length=30, metric="bleu", source_language=CODES[0], target_language=CODES[1])
 KINDS: dict[str, tuple[Any, Any]] = {
     "mbart": (write_mbart, make("translation", TRANSLATION)),

@@ -23,6 +23,8 @@ from tests.ranks import run_ranks
 from tests.training import small
 from tests.training.small import Trained, settings_of
 
+pytestmark = pytest.mark.slow
+
 
 def trained(size: int, **settings: Any) -> Trained:
     """Rank 0's curve and weights; all ranks gather the same weights."""

@@ -20,6 +20,8 @@ from tests.ranks import run_ranks
 from tests.tiny_text import CODES, write_mbart
 from tests.training import small
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = TaskSettings(labels=(), max_length=30, metric="bleu", source_language=CODES[0], target_language=CODES[1])
 TASK = make("translation", SETTINGS)
 PAIRS = [

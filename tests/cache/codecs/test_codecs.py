@@ -39,7 +39,7 @@ def test_the_registry_has_the_codecs_of_the_layout():
 
 
 @pytest.mark.parametrize(("store", "codec"), ALL)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(sizes=st.lists(st.integers(0, 3), min_size=1, max_size=4), gap=st.integers(0, 2), seed=st.integers(0, 9))
 def test_unpacking_gives_back_what_was_packed_within_the_codec_s_error(store, codec, sizes, gap, seed):
     rows, identity, tables = case(store, codec, sizes, seed=seed)
@@ -190,7 +190,7 @@ def test_narrow_hidden_vectors_of_a_device_give_the_same_bytes(codec, given_type
         encode(broken_rows, identity.row_format, tables)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), codec=st.sampled_from(["fast", "compact"]), num_classes=st.sampled_from([9, 70_000]))
 def test_ragged_rows_as_top_p_keeps_them_come_back(data, codec, num_classes):
     items = [build_item("a", num_classes=num_classes, num_rows=3)]
@@ -206,6 +206,7 @@ def test_ragged_rows_as_top_p_keeps_them_come_back(data, codec, num_classes):
     assert found.ids.tolist() == rows.ids[:, : kept.max()].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["fast", "compact"])
 @pytest.mark.parametrize(
     ("num_classes", "high"),

@@ -35,7 +35,7 @@ def test_gaps_and_shift_are_those_of_the_docstring():
     assert (arrays["gaps"].tolist(), arrays["gap_shift"].tolist()) == ([[0, 128, 16]], [1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     gaps=st.lists(st.floats(0, 60, width=32), min_size=1, max_size=40),
     first=st.floats(-40, 0, width=32),

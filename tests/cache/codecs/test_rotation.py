@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kdcache.cache.codecs.rotation import rotate, rotate_back
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(size=st.integers(1, 70), seed=st.integers(0, 2**40))
 def test_the_rotation_is_orthogonal_at_every_size(size, seed):
     matrix = rotate(np.eye(size, dtype=np.float32), seed=seed)

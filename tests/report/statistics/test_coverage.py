@@ -29,6 +29,7 @@ def test_percentiles_of_three_seeds_are_too_narrow_and_of_examples_alone_far_too
     assert held[MULTI] < 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [SEEDS_DOMINATE, BALANCED], ids=lambda source: source.name)
 def test_a_family_of_eight_null_comparisons_after_holm_is_rarely_wrong(source):
     found = false_positives(source, 3, comparisons=8, studies=200, seed=1)

@@ -39,7 +39,7 @@ def test_resampled_scores_equal_a_naive_loop_over_the_same_draws():
             assert scores[b, r] == pytest.approx(2 * total[3] / (2 * total[3] + total[4] + total[5]))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(num_examples=st.integers(1, 30), chunk=st.integers(1, 200))
 def test_the_chunk_size_changes_no_result(num_examples, chunk):
     statistics = np.random.default_rng(0).random((num_examples, 2, 2)) + 0.1
@@ -93,9 +93,9 @@ TRUE_DIFFERENCE = -0.05
 
 def test_nine_runs_of_two_thousand_examples_take_seconds_and_little_memory():
     statistics = f1_runs(2000, 9)
-    start = time.perf_counter()
+    start = time.process_time()
     resampled_scores(statistics, F1.finish, resamples=10_000, seed=0)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     tracemalloc.start()
     resampled_scores(statistics, F1.finish, resamples=2_000, seed=0)
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,0 +1,78 @@
+"""On a GPU: every command succeeds, and ends. They run in processes of their own, since it is their ends that hung."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.ends import END_SECONDS, Command, Ended
+from tests.tiny import write_data, write_model, write_run
+
+pytestmark = pytest.mark.gpu
+
+HANGING = 100.0
+"""Less than elsewhere: time on a GPU is dear, and nothing else runs there."""
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny study's folder, before anything ran."""
+    folder = tmp_path_factory.mktemp("gpu")
+    write_model(folder / "base")
+    write_data(folder)
+    write_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(untrained: Path) -> dict[str, Ended]:
+    """How `train-teacher` and `dump-teacher` ended."""
+    return {name: ended(untrained, name) for name in ("train-teacher", "dump-teacher")}
+
+
+def ended(folder: Path, name: str, *options: str) -> Ended:
+    """Run a command on the GPU."""
+    command = (sys.executable, "-m", "kdcache", name, str(folder / "run.yaml"), "--device", "cuda")
+    return Command(*command, *options, hanging=HANGING).end()
+
+
+@pytest.mark.parametrize("name", ["train-teacher", "dump-teacher"])
+def test_a_teacher_is_trained_and_dumped(trained: dict[str, Ended], name: str) -> None:
+    assert trained[name].code == 0, trained[name].lines
+    assert trained[name].seconds < END_SECONDS, trained[name].lines
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("train-student", ()),
+        ("search", ("--set", "search.temperatures=[1]", "--set", "search.second_stage=false")),
+    ],
+)
+def test_students_train_from_its_cache(
+    trained: dict[str, Ended], untrained: Path, name: str, options: tuple[str, ...]
+) -> None:
+    assert trained["dump-teacher"].code == 0
+    found = ended(untrained, name, *options)
+    assert found.code == 0, found.lines
+    assert found.seconds < END_SECONDS, found.lines
+
+
+def test_a_training_that_fails_ends_too(trained: dict[str, Ended], untrained: Path) -> None:
+    assert trained["dump-teacher"].code == 0
+    found = ended(untrained, "train-student", "--set", "student.weight_decay=1e38")
+    assert found.code == 7, found.lines
+    assert found.lines[-1].startswith("kdcache: error: the loss is nan ")
+    assert found.seconds < END_SECONDS, found.lines
+
+
+@pytest.mark.parametrize(("way", "code"), [("pass", 0), ("raise SystemExit(3)", 3)])
+def test_a_script_of_one_s_own_that_trains_ends(way: str, code: int) -> None:
+    """It has no end of ours: Python's exit leaves the group."""
+    script = "import torch\nfrom kdcache.training import engine\nengine.start('cuda')\n"
+    script += f"torch.distributed.all_reduce(torch.ones(1, device='cuda'))\nprint('summed', flush=True)\n{way}"
+    found = Command(sys.executable, "-c", script, hanging=HANGING).end()
+    assert found.code == code, found.lines
+    assert found.seconds < END_SECONDS, found.lines
