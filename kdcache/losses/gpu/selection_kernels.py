@@ -75,7 +75,7 @@ def scan(
     X, CLASSES, LABELS, LSE, GOLD, BAD, MAXIMA, stride, width, num_tiles,
     TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Log-sum-exp, gold log-probability and code of each row; if TILE > 0, also the largest logit of every TILE columns.
+    """Log-sum-exp, gold log-probability and code of each row; if TILE > 0 also the largest logit of every TILE columns.
 
     Whole blocks are loaded without a mask: a mask that depends on V would break wide loads up.
     """
