@@ -65,12 +65,22 @@ class Pass:
         job: what is the same for all teachers.
         log: progress.
         share: of the pending blocks, e.g. `slice(rank, None, world_size)`.
+        runner: the checkpoint, where it is loaded already.
     """
 
-    def __init__(self, writer: CacheWriter, teacher: Teacher, job: Job, log: RunLog, *, share: slice) -> None:
+    def __init__(
+        self,
+        writer: CacheWriter,
+        teacher: Teacher,
+        job: Job,
+        log: RunLog,
+        *,
+        share: slice,
+        runner: Runner | None = None,
+    ) -> None:
         self._writer, self._teacher, self._job, self._log, self._share = writer, teacher, job, log, share
         self._name = teacher.identity.name
-        self._runner: Runner | None = None
+        self._runner = runner
         self._begun: _Begun | None = None
         self._flying: deque[Arriving] = deque()
         self._done = 0

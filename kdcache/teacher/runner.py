@@ -82,20 +82,23 @@ class Runner:
         job: the dump.
         with_hidden: what enters the output head is asked for, so it must be possible to split the head off. Without, it
             is split off where V is large and that is possible.
+        model: the checkpoint, where it is on the device already; else it is loaded.
 
     Raises:
         ModelError: it does not fit the dataset, or has no head that can be split off though that is needed.
     """
 
-    def __init__(self, teacher: Teacher, job: Job, *, with_hidden: bool) -> None:
+    def __init__(self, teacher: Teacher, job: Job, *, with_hidden: bool, model: Any = None) -> None:
         self.job = job
         self.name = teacher.identity.name
         self.whole_because = ""
         self._needs_head = with_hidden
         self._num_classes = teacher.identity.row_format.num_classes
         self._dtype = getattr(torch, teacher.identity.dtype)
-        largest = models.largest_id([job.items])
-        self.model: Any = load_teacher(teacher, job.task, largest_id=largest, device=job.device)
+        self.model: Any = model
+        if model is None:
+            largest = models.largest_id([job.items])
+            self.model = load_teacher(teacher, job.task, largest_id=largest, device=job.device)
         self._proven = False
         self._copier = Copier(job.device)
         self._head = self._split()

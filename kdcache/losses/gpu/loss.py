@@ -20,9 +20,12 @@ if INSTALLED:
     from kdcache.losses.gpu import loss_kernels as kernels
 
 LARGEST_BLOCK = 8192
-"""Classes that a program holds at a time: with 16 warps, 16 a thread."""
+"""Classes that a program holds at a time: with 16 warps, 16 a thread. Half of it where a class takes more registers
+(float32, two temperatures, squares): two small programs of an SM wait for each other's sums less than one large one."""
 KEPT_BLOCK = 1024
 """Kept classes that a program holds at a time."""
+LOOKUP = 2048
+"""Pairs of a class and a kept one that a program compares at a time, where a tail has to be looked up."""
 TEACHER_BYTES = 1 << 29
 """Logits of a teacher of store hidden that exist at a time."""
 
@@ -182,7 +185,8 @@ def _sparse(
     names = ("ids_RK", "logprobs_RK", "num_kept_R", "atoms_RN2", "lse_R", "moments_R2")
     theirs = [unused if targets is None else getattr(targets, name) for name in names]
     gradient, before = _or(into_RV, logits_RV), _or(before_RV, logits_RV)
-    block = _block(rows.facts.width)
+    light = logits_RV.element_size() == 2 and (mode == "none" or (mode == "uniform" and rows.hard_R is None))
+    block = _block(rows.facts.width, largest=LARGEST_BLOCK if light else LARGEST_BLOCK // 2)
     with torch.cuda.device_of(logits_RV):  # type: ignore[no-untyped-call]
         kernels.sparse_rows[(len(logits_RV),)](
             logits_RV, gradient, before, kept_logits, losses, rows.labels_R, _or(rows.hard_R, rows.soft_R),
@@ -191,7 +195,7 @@ def _sparse(
             gradient.shape[1], num_kept,
             MODE=mode, HARD=rows.hard_R is not None, RAGGED=rows.facts.ragged, GRADIENT=into_RV is not None,
             ADD=before_RV is not None, KB=kept_block, N=num_atoms, NB=_power_of_two(max(num_atoms, 1)),
-            CB=max(16, min(block, 8192 // kept_block)), BLOCK=block, num_warps=_warps(block),
+            CB=max(16, min(block, LOOKUP // kept_block)), BLOCK=block, num_warps=_warps(block),
         )  # fmt: skip
     return losses
 
