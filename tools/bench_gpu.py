@@ -1,8 +1,8 @@
-"""Everything that a machine with a GPU should be asked, in one call of under eight minutes: `python -m tools.bench_gpu`.
+"""What a machine with a GPU should be asked, in one call of under eight minutes: `python -m tools.bench_gpu`.
 
 Time and memory of losses, of output head and loss, of the selection and of whole dumps, each beside what one would use
-instead, interleaved; whether kernels agree with the plain path on this card; and the tests marked `gpu`, where pytest is
-installed. Prints a table with ratio, limit and card; a missed limit gives exit code 1. `liger-kernel` and
+instead, interleaved; whether kernels agree with the plain path on this card; and the tests marked `gpu`, where pytest
+is installed. Prints a table with ratio, limit and card; a missed limit gives exit code 1. `liger-kernel` and
 `cut-cross-entropy` stand beside it where they are installed.
 
 `--small` runs all of it at tiny sizes on whatever device there is, in under a minute, and judges agreement alone: a CPU
@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,42 @@ def logit_peers() -> Iterator[tuple[str, Callable[[Tensor, Tensor], None]]]:
         yield "Liger CE, hard labels (on a copy, which it overwrites)", run
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadCase:
+    """Vectors before an output head, and the head.
+
+    Attributes:
+        hidden: [R, D].
+        weight: [V, D].
+        labels: [R], on the device.
+        labels_here: the same on the CPU.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    labels: Tensor
+    labels_here: Any
+
+    def leaves(self) -> tuple[Tensor, Tensor]:
+        """Both as leaves of a graph of their own."""
+        return self.hidden.detach().requires_grad_(), self.weight.detach().requires_grad_()
+
+    def naive(self) -> None:
+        """All logits at once, and `F.cross_entropy`."""
+        hidden, weight = self.leaves()
+        functional.cross_entropy(functional.linear(hidden, weight), self.labels).backward()
+
+    def fused(self, targets: Targets) -> None:
+        """In chunks: a teacher's rows and hard labels."""
+        hidden, weight = self.leaves()
+        count, classes = len(hidden), len(weight)
+        facts = find(self.labels_here, np.full(count, classes), has_tail=isinstance(targets, SparseTargets))
+        losses = FUSED.from_hidden(
+            hidden, Head(weight_VD=weight), targets, self.labels, num_rows=count, num_labels=count, facts=facts
+        )
+        losses.total.backward()
+
+
 def with_head(sizes: Sizes, device: str, table: Table) -> None:
     """Output head and loss over the naive way, time and extra memory, with sparse and with hidden targets."""
     for rows, size, classes, limit, gib in sizes.heads:
@@ -172,64 +209,46 @@ def with_head(sizes: Sizes, device: str, table: Table) -> None:
         generator = torch.Generator(device=device).manual_seed(1)
         hidden = torch.randn(rows, size, generator=generator, device=device).to(dtype)
         weight = (torch.randn(classes, size, generator=generator, device=device) / size**0.5).to(dtype)
-        case = make_case(rows, classes, device)
-        labels, sparse = case.labels_R, case.targets
-        del case
-        teacher = HiddenTargets(
+        teacher = make_case(rows, classes, device)
+        labels, sparse = teacher.labels_R, teacher.targets
+        del teacher
+        case = HeadCase(hidden=hidden, weight=weight, labels=labels, labels_here=labels.cpu().numpy())
+        vectors = HiddenTargets(
             hidden_RD=hidden.flip(0).half(),
             head=Head(weight_VD=weight.flip(0).float()),
             num_classes_R=torch.full_like(labels, classes),
             gold_R=torch.full(labels.shape, torch.nan, device=device),
         )
-
-        def fused(targets: Targets, hidden: Tensor = hidden, weight: Tensor = weight, labels: Tensor = labels) -> None:
-            h, w = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
-            tail = isinstance(targets, SparseTargets)
-            facts = find(labels_on_cpu, np.full(len(h), len(w)), has_tail=tail)
-            losses = FUSED.from_hidden(
-                h, Head(weight_VD=w), targets, labels, num_rows=len(h), num_labels=len(h), facts=facts
-            )
-            losses.total.backward()
-
-        def base(hidden: Tensor = hidden, weight: Tensor = weight, labels: Tensor = labels) -> None:
-            h, w = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
-            functional.cross_entropy(functional.linear(h, w), labels).backward()
-
-        labels_on_cpu = labels.cpu().numpy()
         functions: dict[str, Callable[[], None]] = {
-            "sparse": lambda t=sparse, run=fused: run(t),  # type: ignore[misc]
-            "hidden": lambda t=teacher, run=fused: run(t),  # type: ignore[misc]
+            "sparse": partial(case.fused, sparse),
+            "hidden": partial(case.fused, vectors),
         }
-        found = ratios(functions | dict(head_peers(hidden, weight, labels)), base, device)
+        found = ratios(functions | dict(head_peers(case)), case.naive, device)
         what = f"{rows:,} x {size:,} x {classes:,} bfloat16"
         table.add(f"head + loss over linear + CE, {what}, k = 64", found.pop("sparse"), limit)
         table.add(f"the same, hidden targets of equal D, {what}", found.pop("hidden"), 1.1)
         for name, ratio in found.items():
             table.add(f"the same, {name}, hard labels, {what}", ratio, None)
         table.add(f"its extra memory, {what}, k = 64", peak_bytes(functions["sparse"], device) / GIB, gib, " GiB")
-        table.add(f"extra memory of the naive way, {what}", peak_bytes(base, device) / GIB, None, " GiB")
+        table.add(f"extra memory of the naive way, {what}", peak_bytes(case.naive, device) / GIB, None, " GiB")
 
 
-def head_peers(hidden: Tensor, weight: Tensor, labels: Tensor) -> Iterator[tuple[str, Callable[[], None]]]:
+def head_peers(case: HeadCase) -> Iterator[tuple[str, Callable[[], None]]]:
     """Fused head and cross-entropy of other libraries, where they are installed."""
-
-    def leaves() -> tuple[Tensor, Tensor]:
-        return hidden.detach().requires_grad_(), weight.detach().requires_grad_()
-
     if find_spec("liger_kernel"):
         liger = importlib.import_module("liger_kernel.transformers").LigerFusedLinearCrossEntropyLoss()
 
         def run_liger() -> None:
-            h, w = leaves()
-            liger(w, h, labels).backward()
+            hidden, weight = case.leaves()
+            liger(weight, hidden, case.labels).backward()
 
         yield "Liger", run_liger
     if find_spec("cut_cross_entropy"):
         cut = importlib.import_module("cut_cross_entropy").linear_cross_entropy
 
         def run_cut() -> None:
-            h, w = leaves()
-            cut(h, w, labels).backward()
+            hidden, weight = case.leaves()
+            cut(hidden, weight, case.labels).backward()
 
         yield "cut-cross-entropy", run_cut
 
