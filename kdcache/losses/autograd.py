@@ -94,7 +94,8 @@ def times(gradient_RV: Tensor, factor: Tensor) -> None:
         gradient_RV: [R, V], or any other shape where the factor is one for all.
         factor: of each row [R], or one for all.
     """
-    if gpu.usable(gradient_RV.device) and gradient_RV.ndim == 2 and gradient_RV.dtype != torch.float64:
+    in_line = gradient_RV.ndim == 2 and gradient_RV.stride(1) == 1
+    if gpu.usable(gradient_RV.device) and in_line and gradient_RV.dtype != torch.float64:
         gpu_loss.scale(gradient_RV, factor)
     elif not may_look(factor) or bool((factor != 1).any()):
         gradient_RV.mul_(factor[:, None] if factor.ndim else factor)

@@ -227,7 +227,7 @@ def _doublings(shift_R: Tensor) -> Tensor:
 def _hidden(codec: str, sent: Mapping[str, Tensor], shared: Shared) -> Tensor:
     hidden_RD = sent["hidden"]
     if codec != "int8":
-        return _floats(hidden_RD)
+        return hidden_RD.view(torch.bfloat16) if codec == "bfloat16" else hidden_RD
     if shared.mean_D is None:
         raise IncompatibleTargets("rows of codec int8 need their teacher's mean vector and rotation seed")
     scaled_RD = hidden_RD.float() * sent["scale"].float()[:, None]

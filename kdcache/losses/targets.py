@@ -62,7 +62,7 @@ class HiddenTargets:
     """Teacher rows of the store `hidden`: logits are recomputed through the head, a chunk of rows at a time.
 
     Attributes:
-        hidden_RD: float32, what entered the teacher's head.
+        hidden_RD: what entered the teacher's head, in the type that it was stored in; of int8 float32.
         head: of the teacher, on the same device.
         num_classes_R: int64, V of each row.
         gold_R: float32, log-probability of the gold class; NaN without a label.

@@ -113,6 +113,11 @@ class Launcher:
         losses = torch.zeros((4, len(logits_RV)), device=logits_RV.device)
         if len(logits_RV) == 0:
             return losses
+        if gradient_RV is not None and gradient_RV.stride(1) != 1:
+            line_RV = torch.empty_like(gradient_RV, memory_format=torch.contiguous_format)
+            losses = self.run(logits_RV, line_RV, first=first)
+            gradient_RV.copy_(line_RV)
+            return losses
         before = None
         for number, (targets, share) in enumerate(self.teachers or ((None, 1.0),)):
             last = number == len(self.teachers or (None,)) - 1

@@ -330,6 +330,24 @@ def test_head_and_loss_in_chunks(kind: str, settings: dict[str, float], monkeypa
         assert float((one.cpu().double() - two).norm() / two.norm()) < 1e-5
 
 
+def test_logits_that_lie_across_memory() -> None:
+    targets, across = sparse(), noise(23, V, R).T
+    labels = LABELS.to(DEVICE)
+    leaf = across.contiguous().to(DEVICE).requires_grad_()
+    expected = Objective(tau_t=1.0)(leaf, targets.to(DEVICE), labels).total
+    (gradient,) = torch.autograd.grad(expected, leaf)
+    planned = working.plan(
+        (R, V), targets.to(DEVICE), labels, Distance(), find(LABELS.numpy(), np.full(R, V), has_tail=True),
+        hard_R=None, soft_R=torch.full((R,), 1 / R, device=DEVICE),
+    ).launcher  # fmt: skip
+    assert planned is not None
+    into = torch.empty(V, R, device=DEVICE).T
+    total = planned.run(across.to(DEVICE), into)[0]
+    assert into.stride(1) != 1
+    torch.testing.assert_close(into, gradient, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(total.sum(), expected.detach(), rtol=1e-6, atol=1e-6)
+
+
 def test_no_rows() -> None:
     leaf = torch.zeros(0, V, device=DEVICE, requires_grad=True)
     total = Objective()(leaf, on(DEVICE, sparse().rows(slice(0, 0))), LABELS[:0].to(DEVICE)).total
