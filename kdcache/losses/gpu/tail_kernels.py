@@ -3,6 +3,9 @@
 import triton
 import triton.language as tl
 
+UNUSED = tl.constexpr(1e30)
+"""On the diagonal where a row has fewer atoms: above every node."""
+
 
 @triton.jit
 def pivot(value, n, i: tl.constexpr, MIN_PIVOT: tl.constexpr):
@@ -114,12 +117,12 @@ def gauss(
     d = a44 - a34 * a34 / tl.where(d > 0.0, d, 1.0)
     n = tl.where(d > 0.0, n, tl.minimum(n, 4))
 
-    # Rows and columns that are not used: 2 on the diagonal, above every node, and never rotated.
-    a00 = tl.where(n > 0, a00, 2.0)
-    a11 = tl.where(n > 1, a11, 2.0)
-    a22 = tl.where(n > 2, a22, 2.0)
-    a33 = tl.where(n > 3, a33, 2.0)
-    a44 = tl.where(n > 4, a44, 2.0)
+    # Rows and columns that are not used: above every node, and never rotated.
+    a00 = tl.where(n > 0, a00, UNUSED)
+    a11 = tl.where(n > 1, a11, UNUSED)
+    a22 = tl.where(n > 2, a22, UNUSED)
+    a33 = tl.where(n > 3, a33, UNUSED)
+    a44 = tl.where(n > 4, a44, UNUSED)
     a01 = tl.where(n > 1, a01, 0.0)
     a12 = tl.where(n > 2, a12, 0.0)
     a23 = tl.where(n > 3, a23, 0.0)

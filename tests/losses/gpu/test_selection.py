@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -139,7 +141,7 @@ def test_equal_logits_come_in_class_order_also_where_the_last_is_kept(device: to
     Case(rows, device, top_k=k).check()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES[:2])
 def test_a_row_with_more_candidates_than_places_is_swept_again(device: torch.device, dtype: torch.dtype) -> None:
     rows = torch.zeros(4, 1001, dtype=dtype)  # all equal
     rows[1] = -7.25
@@ -151,10 +153,10 @@ def test_a_row_with_more_candidates_than_places_is_swept_again(device: torch.dev
     Case(rows, device, top_k=16, top_p=0.01, classes=[1001, 700, 1001, 333]).check()
 
 
-def test_rows_that_ascend_overflow_where_their_tiles_do_not_tell(device: torch.device) -> None:
-    """The top-k in two tiles: k tile maxima lie far below them."""
-    row = torch.arange(2000, dtype=torch.float32) / 200
-    Case(torch.stack([row, row.flip(0)]), device, top_k=100).check()
+def test_rows_that_ascend_are_swept_again_too(device: torch.device) -> None:
+    """Sixteen tiles hold the highest 1,024, and there are 256 places."""
+    row = torch.arange(4200, dtype=torch.float32) / 400
+    Case(torch.stack([row, row.flip(0)]), device, top_k=16).check()
 
 
 def test_padding_is_never_a_class_and_rows_differ_in_width(device: torch.device) -> None:
@@ -165,6 +167,22 @@ def test_padding_is_never_a_class_and_rows_differ_in_width(device: torch.device)
     Case(rows, device, top_k=24, classes=[1, 2, 23, 24, 25, 650], labels=[0, 1, -100, 23, 24, 649]).check()
 
 
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Memory that nothing was written to holds NaN."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = before
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_what_a_short_row_leaves_unwritten_is_not_read(device: torch.device) -> None:
+    Case(logits(14, 3, 9000), device, top_k=8, classes=[9000, 700, 4]).check()
+
+
 @pytest.mark.parametrize(("classes", "k"), [(1, 1), (2, 1), (67, 66), (67, 67), (257, 256), (1500, 256)])
 def test_few_classes_beside_the_kept_ones(device: torch.device, classes: int, k: int) -> None:
     Case(logits(5, 2, classes), device, top_k=k).check()
@@ -172,8 +190,8 @@ def test_few_classes_beside_the_kept_ones(device: torch.device, classes: int, k:
 
 @pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9])
 def test_what_top_p_cuts_goes_to_the_tail(device: torch.device, top_p: float) -> None:
-    found = Case(logits(6, 4, 333), device, top_k=64, top_p=top_p).check()
-    assert int(found.num_kept_R.min()) < 64
+    found = Case(logits(6, 4, 333), device, top_k=200, top_p=top_p).check()
+    assert int(found.num_kept_R.max()) < 200
 
 
 def test_rows_may_lie_in_a_wider_tensor_or_across_it(device: torch.device) -> None:
@@ -283,6 +301,26 @@ def test_atoms_are_those_of_the_plain_path_and_as_many(device: torch.device) -> 
         one, two = (tail.log_mass(a.double(), size_R, tau=1 / (j * H + 1e-9)) for a in (found_RN2, plain_RN2))
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(found_RN2[:6], plain_RN2[:6], rtol=1e-5, atol=1e-4)
+
+
+def test_sums_that_are_no_tails_give_as_many_atoms_as_by_the_plain_path(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A last power sum that is too small would need a node below zero, one that is too large is no matter."""
+    logprobs_RV = logits(15, 1, 1000)
+    inside_RV, last_R = torch.ones_like(logprobs_RV, dtype=torch.bool), logprobs_RV.amax(1)
+    powers_RJ = tail._power_sums(logprobs_RV, inside_RV, last_R, h=H, count=2 * NUM_ATOMS).repeat(36, 1)
+    for row, factor in enumerate([0.0, 0.5, 0.9, 0.99, 0.9999, 1.0001, 1.01, 1.1, 2.0]):
+        for j in (9, 7, 5, 3):
+            powers_RJ[4 * row + (9 - j) // 2, j] *= factor
+    monkeypatch.setattr(tail, "_power_sums", lambda *_, **__: powers_RJ)
+    last_R = last_R.repeat(36)
+    plain_RN2 = tail.gauss_atoms(logprobs_RV, inside_RV, last_R, num_atoms=NUM_ATOMS)
+    found_RN2 = tail_kernels.gauss_atoms(powers_RJ.to(device), last_R.to(device), min_pivot=tail.MIN_PIVOT).cpu()
+    used_RN = torch.isfinite(found_RN2[..., 1])
+    assert used_RN.tolist() == torch.isfinite(plain_RN2[..., 1]).tolist()
+    assert set(used_RN.sum(1).tolist()) >= {2, 3, 4, 5}
+    torch.testing.assert_close(found_RN2, plain_RN2, rtol=1e-5, atol=1e-4)
 
 
 def test_the_same_logits_give_the_same_bits(device: torch.device) -> None:
