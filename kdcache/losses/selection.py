@@ -16,6 +16,7 @@ from torch import Tensor
 from kdcache.core.errors import IncompatibleTargets, TrainingError
 from kdcache.core.types import IGNORE, NUM_ATOMS
 from kdcache.losses import gpu, tail
+from kdcache.losses.blocks import may_look
 from kdcache.losses.targets import SparseTargets
 
 if gpu.INSTALLED:
@@ -128,7 +129,7 @@ def log_partition_flagged(logits_RV: Tensor, labels_R: Tensor, num_classes_R: Te
         return kernels.log_partition(logits_RV, labels_R, num_classes_R)
     parts = []
     for part in _chunks(logits_RV, logits_RV.shape[1]):
-        masked_RV = _own(logits_RV[part], num_classes_R[part])
+        masked_RV = _own(logits_RV[part], _padding(logits_RV[part], num_classes_R[part]))
         lse_R = torch.logsumexp(masked_RV, dim=1)
         bad_R = _codes(masked_RV, lse_R, labels_R[part], num_classes_R[part])
         parts.append((lse_R, _gold(masked_RV, lse_R, labels_R[part]), bad_R))
@@ -182,31 +183,35 @@ def _chunks(logits_RV: Tensor, width: int) -> list[slice]:
 def _select_chunk(
     logits_RV: Tensor, labels_R: Tensor, num_classes_R: Tensor, keep: _Keep
 ) -> tuple[SparseTargets, Tensor]:
-    logprobs_RV = _own(logits_RV, num_classes_R)
-    lse_R = torch.logsumexp(logprobs_RV, dim=1)
-    bad_R = _codes(logprobs_RV, lse_R, labels_R, num_classes_R)
-    gold_R = _gold(logprobs_RV, lse_R, labels_R)
+    padding_RV = _padding(logits_RV, num_classes_R)
+    own_RV = _own(logits_RV, padding_RV)
+    lse_R = torch.logsumexp(own_RV, dim=1)
+    bad_R = _codes(own_RV, lse_R, labels_R, num_classes_R)
+    gold_R = _gold(own_RV, lse_R, labels_R)
     if keep.dense:
-        logprobs_RV -= lse_R[:, None]
         ids_RK = torch.arange(keep.width, device=logits_RV.device).repeat(len(lse_R), 1)
-        kept_RK, num_kept_R = logprobs_RV, num_classes_R
+        kept_RK, num_kept_R = own_RV - lse_R[:, None], num_classes_R
         atoms_RN2, moments_R2 = lse_R.new_zeros(len(lse_R), 0, 2), lse_R.new_zeros(len(lse_R), 2)
     else:
-        kept_RK, ids_RK = _largest(logprobs_RV, keep.top_k)
-        logprobs_RV -= lse_R[:, None]
-        kept_RK = kept_RK - lse_R[:, None]
+        logits_RK, ids_RK = _largest(own_RV, keep.top_k)
+        kept_RK = logits_RK - lse_R[:, None]
         num_kept_R = num_classes_R.clamp(max=keep.top_k)
         if keep.top_p < 1:
             before_RK = kept_RK.exp().cumsum(dim=1, dtype=torch.float64) - kept_RK.exp()
             num_kept_R = torch.minimum(num_kept_R, (before_RK < keep.top_p).sum(dim=1).clamp(min=1))
     unused_RK = torch.arange(ids_RK.shape[1], device=ids_RK.device)[None, :] >= num_kept_R[:, None]
     if not keep.dense:
-        in_tail_RV = torch.arange(keep.width, device=logits_RV.device)[None, :] < num_classes_R[:, None]
         # Unused places point at the first class, which is kept anyway.
-        in_tail_RV.scatter_(1, torch.where(unused_RK, ids_RK[:, :1], ids_RK), False)
-        last_R = kept_RK.gather(1, (num_kept_R - 1)[:, None])[:, 0]
-        atoms_RN2 = tail.gauss_atoms(logprobs_RV, in_tail_RV, last_R, num_atoms=NUM_ATOMS)
-        moments_R2 = tail.moments(logprobs_RV, in_tail_RV)
+        points_RK = torch.where(unused_RK, ids_RK[:, :1], ids_RK)
+
+        def hide(values_RV: Tensor) -> Tensor:
+            values_RV.scatter_(1, points_RK, 0.0)
+            return values_RV if padding_RV is None else values_RV.masked_fill_(padding_RV, 0.0)
+
+        place_R1 = (num_kept_R - 1)[:, None]
+        depth_RV = own_RV - logits_RK.gather(1, place_R1)
+        last_R, size_R = kept_RK.gather(1, place_R1)[:, 0], num_classes_R - num_kept_R
+        atoms_RN2, moments_R2 = tail.describe(depth_RV, last_R, size_R, hide, num_atoms=NUM_ATOMS)
     targets = SparseTargets(
         ids_RK=ids_RK.masked_fill(unused_RK, 0),
         logprobs_RK=kept_RK.masked_fill(unused_RK, -torch.inf),
@@ -220,17 +225,28 @@ def _select_chunk(
     return targets, bad_R
 
 
-def _own(logits_RV: Tensor, num_classes_R: Tensor) -> Tensor:
-    """A copy of the logits, -inf in columns that are no class, in float32 or wider."""
-    padding_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device)[None, :] >= num_classes_R[:, None]
+def _padding(logits_RV: Tensor, num_classes_R: Tensor) -> Tensor | None:
+    """Columns that are no class of their row; null where all are, if that may be looked at."""
+    width = logits_RV.shape[1]
+    if may_look(logits_RV) and bool((num_classes_R >= width).all()):
+        return None
+    return torch.arange(width, device=logits_RV.device)[None, :] >= num_classes_R[:, None]
+
+
+def _own(logits_RV: Tensor, padding_RV: Tensor | None) -> Tensor:
+    """The logits in float32 or wider, -inf in columns that are no class; perhaps themselves, so only to be read."""
     wide_RV = logits_RV if logits_RV.dtype == torch.float64 else logits_RV.float()
-    return wide_RV.masked_fill(padding_RV, -torch.inf)
+    return wide_RV if padding_RV is None else wide_RV.masked_fill(padding_RV, -torch.inf)
 
 
 def _codes(logits_RV: Tensor, lse_R: Tensor, labels_R: Tensor, num_classes_R: Tensor) -> Tensor:
-    """The rows' codes; a third of the time of `isfinite`: what is above -inf is no NaN, and inf makes lse inf."""
-    above_R = torch.count_nonzero(logits_RV > -torch.inf, dim=1)
-    finite_R = (above_R == num_classes_R.clamp(max=logits_RV.shape[1])) & (lse_R < torch.inf)
+    """The rows' codes; a third of the time of `isfinite`: inf makes lse inf, and NaN makes it NaN."""
+    if may_look(logits_RV) and bool((num_classes_R >= logits_RV.shape[1]).all()):
+        above_R = logits_RV.amin(dim=1) > -torch.inf
+    else:
+        count_R = torch.count_nonzero(logits_RV > -torch.inf, dim=1)
+        above_R = count_R == num_classes_R.clamp(max=logits_RV.shape[1])
+    finite_R = above_R & (lse_R < torch.inf)
     outside_R = (labels_R != IGNORE) & ((labels_R < 0) | (labels_R >= num_classes_R))
     return (~finite_R).to(torch.uint8).masked_fill_(outside_R, LABEL_OUTSIDE)
 

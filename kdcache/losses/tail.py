@@ -11,6 +11,8 @@ R rows  V classes  N atoms
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -37,11 +39,56 @@ def gauss_atoms(logprobs_RV: Tensor, in_tail_RV: Tensor, last_kept_R: Tensor, *,
     Returns:
         float32 [R, N, 2].
     """
+    depth_RV = logprobs_RV.double() - last_kept_R.double()[:, None]
+    return describe(
+        depth_RV,
+        last_kept_R,
+        in_tail_RV.sum(dim=1),
+        lambda values_RV: values_RV.masked_fill_(~in_tail_RV, 0.0),
+        num_atoms=num_atoms,
+    )[0]
+
+
+def describe(
+    depth_RV: Tensor, last_kept_R: Tensor, size_R: Tensor, hide: Callable[[Tensor], Tensor], *, num_atoms: int
+) -> tuple[Tensor, Tensor]:
+    """What is kept of tails: their atoms, and their moments.
+
+        S_j = sum over the tail of y^j with y = exp(h depth), j = 0 .. 2N - 1
+
+    Args:
+        depth_RV: log-probability less the smallest one kept, nats, at most 0 in the tail; it is overwritten. In float32
+            the exponentials are, too; all sums are float64.
+        last_kept_R: the smallest log-probability kept, nats.
+        size_R: classes in the tail.
+        hide: sets the values of all other classes to 0, in place.
+        num_atoms: N.
+
+    Returns:
+        Atoms float32 [R, N, 2]; mean and central variance of the log-probability over the tail, float32 [R, 2], zeros
+        where the tail is empty.
+    """
     h = 2.0 / (2 * num_atoms + 1)
-    sums_RJ = _power_sums(logprobs_RV, in_tail_RV, last_kept_R, h=h, count=2 * num_atoms)
+    wide_RV, count_R = hide(depth_RV).double(), size_R.clamp(min=1).double()
+    mean_R = wide_RV.sum(dim=1) / count_R
+    variance_R = (torch.linalg.vector_norm(wide_RV, dim=1).square() / count_R - mean_R.square()).clamp(min=0)
+    mean_R = torch.where(size_R > 0, mean_R + last_kept_R.double(), 0.0)
+    depth_RV = hide(depth_RV.mul_(h).exp_())
+    y_RV = wide_RV.copy_(depth_RV) if depth_RV.dtype != torch.float64 else depth_RV
+    spare_RV = torch.empty_like(y_RV)
+    power_RV, sums = y_RV, [size_R.double()]
+    for _ in range(2 * num_atoms - 1):
+        sums.append(power_RV.sum(dim=1))
+        power_RV = torch.mul(power_RV, y_RV, out=spare_RV)
+    atoms_RN2 = _atoms(torch.stack(sums, dim=1), last_kept_R, num_atoms=num_atoms, h=h)
+    return atoms_RN2, torch.stack([mean_R, variance_R], dim=1).float()
+
+
+def _atoms(sums_RJ: Tensor, last_kept_R: Tensor, *, num_atoms: int, h: float) -> Tensor:
+    """Atoms from power sums."""
     if num_atoms == NUM_ATOMS and sums_RJ.device.type != "cpu" and gpu.usable(sums_RJ.device):
         return kernels.gauss_atoms(sums_RJ, last_kept_R, min_pivot=MIN_PIVOT)
-    atoms = torch.zeros(len(last_kept_R), num_atoms, 2, dtype=torch.float64, device=logprobs_RV.device)
+    atoms = torch.zeros(len(last_kept_R), num_atoms, 2, dtype=torch.float64, device=sums_RJ.device)
     atoms[:, :, 1] = -torch.inf
     todo_R = sums_RJ[:, 0] > 0
     for n in range(num_atoms, 0, -1):  # degenerate tails: fewer atoms, h fixed
@@ -54,17 +101,6 @@ def gauss_atoms(logprobs_RV: Tensor, in_tail_RV: Tensor, last_kept_R: Tensor, *,
         atoms[rows, :n, 1] = weights_Rn[good].log() + sums_RJ[rows, 0].log()[:, None]
         todo_R[rows] = False
     return atoms.float()
-
-
-def _power_sums(logprobs_RV: Tensor, in_tail_RV: Tensor, last_kept_R: Tensor, *, h: float, count: int) -> Tensor:
-    """S_j = sum over the tail of y^j with y = exp(-h x), x = last kept - logprob >= 0; float64 [R, count]."""
-    y_RV = ((logprobs_RV.double() - last_kept_R.double()[:, None]) * h).exp_().masked_fill_(~in_tail_RV, 0.0)
-    power_RV = in_tail_RV.double()
-    sums = []
-    for _ in range(count):
-        sums.append(power_RV.sum(dim=1))
-        power_RV *= y_RV
-    return torch.stack(sums, dim=1)
 
 
 def _golub_welsch(sums_RJ: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,15 +120,6 @@ def _golub_welsch(sums_RJ: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     weights = vectors[:, 0, :].square()
     good &= (nodes > 0).all(dim=1) & (weights > 0).all(dim=1)
     return nodes, weights, good
-
-
-def moments(logprobs_RV: Tensor, in_tail_RV: Tensor) -> Tensor:
-    """Mean and central variance of `logprob` over the tail, float32 [R, 2]; zeros where the tail is empty."""
-    count_R = in_tail_RV.sum(dim=1).clamp(min=1).double()
-    mean_R = torch.where(in_tail_RV, logprobs_RV, 0.0).sum(dim=1, dtype=torch.float64) / count_R
-    deviation = torch.where(in_tail_RV, logprobs_RV - mean_R[:, None].to(logprobs_RV.dtype), 0.0)
-    variance_R = deviation.square().sum(dim=1, dtype=torch.float64) / count_R
-    return torch.stack([mean_R, variance_R], dim=1).float()
 
 
 def log_mass(atoms_RN2: Tensor, tail_size_R: Tensor, *, tau: float) -> Tensor:
