@@ -7,7 +7,7 @@ INPUTS := setup.cfg pyproject.toml constraints.txt
 ARGS ?=
 # Test processes: one a core up to four; each holds torch.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))' 2>/dev/null)
-# What `make test-fast` runs: tests that take a second at most and need nothing that a machine may lack.
+# What `make test-fast` runs: tests that take a second at most, all cases together, and need nothing that a machine may lack.
 FAST := not slow and not gpu and not network and not realdata
 
 .DEFAULT_GOAL := help

@@ -33,6 +33,7 @@ def test_compare_needs_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [

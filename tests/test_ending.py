@@ -53,6 +53,7 @@ def test_so_does_one_that_left_before_python_wrote_what_it_holds(statement: str)
     assert left(*ended(statement)) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [("stdout",), ("stderr",), ("stdout", "stderr")])
 def test_an_error_keeps_its_code_though_nobody_reads_it(streams: tuple[str, ...]) -> None:
     arguments = ("inspect", str(CACHE.parent))

@@ -42,6 +42,7 @@ def test_needs_nothing(): pass
 """
 
 
+@pytest.mark.slow
 def test_the_test_that_changed_a_shared_folder_is_the_one_that_fails(tmp_path: Path) -> None:
     (tmp_path / "test_suite.py").write_text(SUITE)
     (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_runtest_call\n")

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kdcache.cache.jsonio import parse_json
+from kdcache.cache.parquet import read_table
 from kdcache.core.errors import CacheDamaged, CacheError
 from kdcache.core.types import Item
 
@@ -119,7 +120,7 @@ def items_from_parquet(content: bytes) -> ItemColumns:
     """
     try:
         _check_claimed_size(pq.read_metadata(pa.BufferReader(content)))
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True).combine_chunks()
+        table = read_table(content).combine_chunks()
         table.validate(full=True)
         names = [name for name in table.column_names if name.startswith(_INPUT)]
         lists = {name: _read_lists(table, name) for name in [*names, *_ROWS]}

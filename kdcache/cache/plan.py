@@ -20,6 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from kdcache.cache.jsonio import ANEW
+from kdcache.cache.parquet import read_table
 from kdcache.core.errors import CacheDamaged, CacheError
 from kdcache.core.types import IGNORE, Item
 
@@ -284,7 +285,7 @@ def plan_from_parquet(content: bytes, *, where: str) -> Plan:
         CacheDamaged: it is not a plan, or a page fails its checksum.
     """
     try:
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        table = read_table(content)
         table.validate(full=True)
         if any(table.column(name).null_count for name in table.column_names):
             raise ValueError("it has empty fields")

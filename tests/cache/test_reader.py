@@ -62,6 +62,7 @@ def test_a_small_memory_gives_the_same_rows(sealed):
     assert small._blocks.num_bytes < cache._blocks.num_bytes / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["delete", "empty", "cut", "grow", "link"])
 def test_every_file_that_is_missing_or_of_another_size_is_named_at_open(sealed, fault):
     for name in sealed_files(sealed):
@@ -81,6 +82,7 @@ def test_every_file_that_is_missing_or_of_another_size_is_named_at_open(sealed, 
     Cache.open(sealed)
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_is_silent(sealed):
     reference = read_all(sealed)
     random = np.random.default_rng(0)
@@ -186,6 +188,7 @@ def test_a_manifest_that_leaves_the_cache_is_refused_before_any_open(sealed, fol
         Cache.open(sealed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -373,6 +376,7 @@ def test_a_table_or_head_that_was_exchanged_is_named_at_open_or_first_read(make_
         Cache.open(tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["compact", "int8"])
 def test_no_flipped_bit_is_silent_in_any_file_of_a_coded_cache(make_toy, tmp_path, codec):
     toy = make_toy(num_classes=50, test=2)

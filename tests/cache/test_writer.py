@@ -47,6 +47,7 @@ def write_all(toy, root, *, stop=None, name="t_hs"):
     return writer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", range(1, 8))
 def test_a_dump_killed_after_any_commit_continues_to_the_same_bytes(toy, tmp_path, stop):
     write_all(toy, tmp_path / "whole").seal()

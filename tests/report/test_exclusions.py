@@ -96,6 +96,7 @@ def test_the_command_prints_json_for_machines(runs, tmp_path):
     assert len(tree["findings"]["published"]["rows"]) == 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("columns", "most"), [("80", 80), ("300", 110)])
 def test_the_text_is_as_wide_as_the_terminal_but_no_wider_than_can_be_read(columns, most, runs, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)

@@ -212,6 +212,7 @@ def test_names_of_figures_are_unique_and_files(many, few):
         assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_") for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cases", "seeds"), [(12, 3), (3, 3), (1, 1)])
 def test_every_caption_states_cases_seeds_quantiles_and_metric(cases, seeds):
     found = study(cases, seeds, datasets=3) if cases == 3 else study(cases, seeds)
@@ -265,6 +266,7 @@ def test_equal_studies_draw_equal_bytes(few):
     assert first == second
 
 
+@pytest.mark.slow
 def test_hostile_names_are_escaped_in_every_svg():
     for drawn in gallery(hostile()):
         assert b"<script" not in as_svg(drawn.figure)

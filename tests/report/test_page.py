@@ -88,6 +88,7 @@ def test_every_element_closes_every_id_is_unique_and_every_reference_has_one(nam
     assert set(targets) <= set(reader.ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["whole", "of_eight"])
 def test_it_loads_nothing_and_runs_nothing(name, request):
     text = request.getfixturevalue(name)

@@ -63,6 +63,7 @@ def steps_of(folder: Path, **sizes):
     return CachedSteps(loader=loader, teachers=("t_hs",), pad_token_id=0)
 
 
+@pytest.mark.slow
 def test_the_same_words_under_other_ids_give_the_same_steps(ner: Path, other):
     task, cached, ours = items_of(ner, other)
     others = match(cached, ours, task)

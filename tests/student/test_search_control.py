@@ -212,6 +212,7 @@ def test_completing_trains_what_greedy_left_out() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["greedy", "factorial"])
 @pytest.mark.parametrize("complete", [(), ("lazy", "stable"), ("random",)])
 def test_no_search_asks_for_more_than_may_be_asked_for_or_counts_outside_the_bounds(

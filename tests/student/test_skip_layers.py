@@ -98,6 +98,7 @@ def generator(folder: Path, family: str) -> tuple[str, str, Any]:
     return str(folder), auto_class, model.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", GENERATORS)
 def test_a_generators_layers_embeddings_and_head_are_copied_bit_for_bit(tmp_path: Path, family: str):
     path, auto_class, pretrained = generator(tmp_path / "base", family)

@@ -60,6 +60,7 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return torch.log_softmax(torch.from_numpy(logits).double(), dim=-1).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["fast", "compact"])
 @pytest.mark.parametrize("compressor", ["lz4", "zstd"])
 def test_topk_keeps_the_largest_classes_of_each_row(forty: Path, tmp_path: Path, codec: str, compressor: str) -> None:
@@ -80,6 +81,7 @@ def test_topk_keeps_the_largest_classes_of_each_row(forty: Path, tmp_path: Path,
     assert [set(row) for row in ids] == [set(row) for row in np.argsort(-exact, axis=1)[:, :8]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", list(HIDDEN_ERROR))
 def test_hidden_gives_the_teachers_logits_back_from_one_forward_an_item(
     forty: Path, tmp_path: Path, codec: str
@@ -126,6 +128,7 @@ def test_top_p_keeps_as_many_classes_as_the_mass_needs(forty: Path, tmp_path: Pa
     np.testing.assert_array_equal(kept, np.minimum((falling < 0.8).sum(axis=1) + 1, 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [("store=hidden", "codec=int8"), ("top_k=8", "codec=compact")])
 def test_what_rows_share_does_not_depend_on_who_writes_first(
     forty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Sequence[str]

@@ -20,6 +20,7 @@ def function_of(lines: int) -> str:
     return "def f():\n" + "    x = 1\n" * (lines - 1)
 
 
+@pytest.mark.slow
 def test_the_tree_is_clean():
     assert [str(violation) for violation in check_package(REPOSITORY / "kdcache")] == []
 
@@ -105,6 +106,7 @@ def test_a_named_exception_holds_for_its_place_alone(monkeypatch: pytest.MonkeyP
     assert rules(source, "b.py") == ["local-import", "local-import"]
 
 
+@pytest.mark.slow
 def test_every_named_exception_is_still_needed(monkeypatch: pytest.MonkeyPatch):
     named = dict(check_budget.EXCEPTIONS)
     monkeypatch.setattr(check_budget, "EXCEPTIONS", {})

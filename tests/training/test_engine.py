@@ -156,6 +156,7 @@ def test_a_group_that_is_another_s_stays_when_a_process_leaves(tmp_path: Path):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_process_may_join_again_after_it_has_left():
     leave(0)
     for _ in range(2):

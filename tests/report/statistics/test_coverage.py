@@ -14,6 +14,7 @@ SEEDS_DOMINATE, BALANCED, EXAMPLES_DOMINATE = SOURCES[:3]
 EXAMPLES, MULTI, OURS = METHODS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "seeds"),
     [(SEEDS_DOMINATE, 3), (SEEDS_DOMINATE, 10), (BALANCED, 10), (EXAMPLES_DOMINATE, 10)],
