@@ -28,7 +28,7 @@ from kdcache.losses.objective import Objective
 from kdcache.losses.selection import select
 from kdcache.losses.targets import SparseTargets
 
-LIMITS = {"cpu": {"time": 0.6, "memory": 0.4}, "cuda": {"time": 1.1, "memory": 1.0}}
+LIMITS = {"cpu": {"time": 0.6, "memory": 0.4}, "cuda": {"time": 0.5, "memory": 1.0}}
 FUSED_LIMIT = 1 / 15
 SELECT_ROWS = 128
 Function = Callable[[], object]
