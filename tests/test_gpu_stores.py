@@ -116,17 +116,18 @@ def test_a_training_with_each_loss_is_that_of_a_cpu(forty: Path, tmp_path: Path,
     assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-5)
 
 
-@pytest.mark.parametrize("fused", ["always", "never"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("precision", "apart"), [("float32", 1e-3), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("store", ["topk", "hidden"])
 def test_fused_and_not_train_alike_over_a_vocabulary(
-    text: Path, tmp_path: Path, store: str, precision: str, fused: str
+    text: Path, tmp_path: Path, store: str, precision: str, apart: float
 ) -> None:
     cache = text.parent / ("out/cache" if store == "topk" else "out/hidden/cache")
-    settings = ("teacher=t_hs", f"cache={cache}", f"precision={precision}", f"fused={fused}", "tau_t=2", "tau_s=1")
-    file = load(text, tmp_path, "student", *settings)
-    config = file.block("student", StudentConfig)
-    _, folder = distill.run(file, config, device=DEVICE)
-    steps = [line["loss"] for line in lines_of(folder) if line["event"] == "step"]
-    assert np.mean(steps[-3:]) < steps[0]
-    assert ("fused" in {line["event"] for line in lines_of(folder)}) == (fused == "always")
+    losses = []
+    for fused in ("always", "never"):
+        settings = ("teacher=t_hs", f"cache={cache}", f"precision={precision}", f"fused={fused}", "tau_t=2", "tau_s=1")
+        file = load(text, tmp_path / fused, "student", *settings)
+        _, folder = distill.run(file, file.block("student", StudentConfig), device=DEVICE)
+        losses.append([line["loss"] for line in lines_of(folder) if line["event"] == "step"])
+        assert np.mean(losses[-1][-3:]) < losses[-1][0]
+        assert ("fused" in {line["event"] for line in lines_of(folder)}) == (fused == "always")
+    np.testing.assert_allclose(losses[0][:5], losses[1][:5], rtol=apart)

@@ -86,8 +86,9 @@ class Objective(Configuration):
             weights_R: 0 for rows of fillers, 1 otherwise.
             num_rows: rows with a teacher in the whole step over ranks and accumulation; default: of this batch.
             num_labels: rows with a label in the whole step; default: of this batch.
-            facts: of the rows, as kdcache's batches bring them; default: they are looked for, which waits for the
-                device. With them nothing in a step waits.
+            facts: of exactly these labels, weights and targets, as kdcache's batches bring them; default: they are
+                looked for, which waits for the device. With them, and with both counts for float16 logits, nothing in
+                a step waits.
             in_place: the logits are not needed again and may become their own gradient, which saves [R, V].
 
         Returns:

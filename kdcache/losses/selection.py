@@ -259,7 +259,7 @@ def _gold(logits_RV: Tensor, lse_R: Tensor, labels_R: Tensor) -> Tensor:
 
 def _largest(logits_RV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row and their classes, in the order of a stable sort: equal ones in class order."""
-    if logits_RV.device.type != "cpu":  # slow, but nothing waits for the device
+    if not may_look(logits_RV):  # slow, but nothing waits for the device
         values_RV, ids_RV = logits_RV.sort(dim=1, descending=True, stable=True)
         return values_RV[:, :k].clone(), ids_RV[:, :k].clone()
     more_RK, ids_RK = logits_RV.topk(min(k + 1, logits_RV.shape[1]), dim=1)  # of equal values topk takes any

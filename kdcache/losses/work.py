@@ -174,7 +174,7 @@ def plan(
     """
     _check(logits_shape, targets, labels_R, facts, hard=hard_R is not None)
     labelled_R = labels_R if hard_R is not None else torch.zeros_like(labels_R)
-    labels_R = labelled_R.clamp(min=0)
+    labels_R = labelled_R.clamp(min=0, max=max(facts.width - 1, 0))  # whatever comes, a kernel stays in its row
     classes_R = torch.full_like(labels_R, facts.width) if targets is None else targets.num_classes_R.to(labels_R)
     launcher = None
     if gpu.usable(labels_R.device) and soft_R.dtype == torch.float32:

@@ -33,7 +33,8 @@ WRITERS = {"cpu": 1}
 """Threads that encode and write beside a CPU's forward pass; beside another device's as many as there are cores."""
 MOST_WRITERS = 4
 WAITING_BYTES = 4 << 30
-"""Rows that may wait for such a thread: 4 GB, and at least one block."""
+"""Memory for rows that wait for such a thread or are with one, and at least one block. A block is there three times
+while it is put in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ class Pass:
         self._runner = runner
         self._begun: _Begun | None = None
         self._flying: deque[Arriving] = deque()
+        self._writing: deque[Future[None]] = deque()
         self._done = 0
         self._total = 0
 
@@ -102,15 +104,17 @@ class Pass:
             self._begun = None
         self._total = sum(block.num_items for block in pending)
         writers = WRITERS.get(self._job.device.type, min(MOST_WRITERS, os.cpu_count() or 1))
-        with ThreadPoolExecutor(max_workers=writers) as pool:
-            writing: deque[Future[None]] = deque()
+        pool = ThreadPoolExecutor(max_workers=writers)
+        try:
             for block in pending:
                 parts = self._block(block)
-                while len(writing) >= _most_waiting(parts, writers):
-                    writing.popleft().result()
-                writing.append(pool.submit(self._write, block, parts))
-            for future in writing:
+                while len(self._writing) >= _most_waiting(parts, writers):
+                    self._writing.popleft().result()
+                self._writing.append(pool.submit(self._write, block, parts))
+            for future in self._writing:
                 future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error no block is begun that only waited
         if self._runner is not None and self._runner.whole_because:
             self._log.write("whole", teacher=self._name, reason=self._runner.whole_because)
         return self._done
@@ -181,6 +185,9 @@ class Pass:
             self._flying.append(parts[-1])
             if len(self._flying) > AHEAD:
                 self._flying.popleft().wait()
+            for future in [future for future in self._writing if future.done()]:
+                self._writing.remove(future)
+                future.result()  # an error of a thread ends the dump at the next batch
             self._report(len(part.indices))
         return parts
 
@@ -203,4 +210,4 @@ def _in_order(parts: Sequence[Arriving]) -> Rows:
 def _most_waiting(parts: Sequence[Arriving], writers: int) -> int:
     """Blocks that may be with a thread or wait for one: two a thread, and no more than memory is meant for."""
     size = sum(tensor.nbytes for part in parts for tensor in part.tensors.values())
-    return max(1, min(2 * writers, WAITING_BYTES // max(1, size)))
+    return max(1, min(2 * writers, WAITING_BYTES // max(1, 3 * size)))

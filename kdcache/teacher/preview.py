@@ -141,6 +141,8 @@ def _try(opening: Opening) -> _Trial:
     except ModelError as error:
         return _Trial(tokens_per_second=0, speed=f"the teacher cannot run: {error}", hidden_size=0, stored={}, notes=())
     seconds, outputs = 0.0, []
+    for arriving in runner.rows(chosen[0]):  # warms up what the timed batches use
+        arriving.rows()
     for batch in chosen:
         began = _now(job.device)
         for arriving in runner.rows(batch):

@@ -29,14 +29,10 @@ from kdcache.training import heads, models
 from kdcache.training.batch import Batch, collate, read_rows
 from kdcache.training.forward import length_batches
 
-LARGE_VOCABULARY = 16_384
-"""Classes from which on the head is split off for store topk too; below, the logits of a batch are small."""
 CHUNK_BYTES = {"cpu": 1 << 26}
 """Logits of a chunk: 64 MB, 340 rows of 49,152 classes in float32."""
 LARGE_CHUNK_BYTES = 1 << 29
 """Of other devices: 512 MB, 2,048 rows of 128,256 classes in 16 bits."""
-PROOF_TOKENS = 64
-"""Tokens of the first item on which the head is proven."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +151,7 @@ class Runner:
             )
 
     def _split(self) -> heads.HeadSpec | None:
-        if not self._needs_head and self._num_classes < LARGE_VOCABULARY:
+        if not self._needs_head and self._num_classes < heads.LARGE_VOCABULARY:
             return None
         try:
             return heads.split(self.model, num_classes=self._num_classes)
@@ -202,41 +198,48 @@ class Runner:
 
     @torch.no_grad()
     def _forward(self, items: Sequence[Item]) -> Iterator[_Forwarded]:
-        config, task = self.job.config, self.job.task
+        config = self.job.config
         for indices in length_batches(items, config.batch_size, config.batch_tokens):
             chosen = [items[i] for i in indices]
             batch = collate(chosen, pad_token_id=self.job.pad_token_id).to(self.job.device)
             counts = np.array([item.num_rows for item in chosen], dtype=np.int64)
-            hidden_RD = self._body(batch) if self._head is not None else None
-            logits_RV = None
-            if hidden_RD is None:
-                logits_RV = read_rows(task, self.model(**batch.inputs), batch)
+            self._prove()
+            hidden_RD, logits_RV = self._body_or_whole(batch)
             yield _Forwarded(
                 indices=indices, batch=batch, rows_per_item=counts, hidden_RD=hidden_RD, logits_RV=logits_RV
             )
 
-    def _body(self, batch: Batch) -> Tensor | None:
-        """What enters the head at a batch's rows; null where the head turns out to be none that can be split off.
+    def _prove(self) -> None:
+        """Once: the head is split off only if it gives the logits that the model itself gives to the shortest item.
 
-        The head itself runs over no token, and on the first batch over a few, which must be what `Head` makes of them.
+        That item runs alone and whole, beside the dump, so that a model which picks or reshapes its rows after the head
+        is found out.
         """
-        spec = self._head
-        if spec is None:
-            return None
+        if self._proven or self._head is None:
+            return
+        spec, self._proven = self._head, True
+        shortest = min(
+            (item for item in self.job.items if item.num_rows),
+            key=lambda item: item.num_tokens + item.num_target_tokens,
+        )
+        batch = collate([shortest], pad_token_id=self.job.pad_token_id).to(self.job.device)
         try:
-            with heads.capture(spec, tokens=0 if self._proven else PROOF_TOKENS) as captured:
-                outputs = self.model(**batch.inputs)
-                first = captured[0] if captured else None
+            with heads.capture(spec) as captured:
+                logits_RV = read_rows(self.job.task, self.model(**batch.inputs), batch)
                 hidden_RD = heads.rows_of(captured, spec=spec, task=self.job.task, positions_R2=batch.positions_R2)
-                if not self._proven and first is not None:
-                    few = heads.first_tokens(first, PROOF_TOKENS)
-                    heads.prove(spec, few.flatten(0, -2), outputs.logits.flatten(0, -2), name=self.name)
-                    self._proven = True
+            heads.prove(spec, hidden_RD, logits_RV, name=self.name)
         except ModelError as error:
             self._do_without(error)
             self._head = None
-            return None
-        return hidden_RD
+
+    def _body_or_whole(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """What enters the head at a batch's rows, while the head runs over no token; else the rows' logits."""
+        spec, task = self._head, self.job.task
+        if spec is None:
+            return None, read_rows(task, self.model(**batch.inputs), batch)
+        with heads.capture(spec, through=False) as captured:
+            self.model(**batch.inputs)
+            return heads.rows_of(captured, spec=spec, task=task, positions_R2=batch.positions_R2), None
 
 
 def rows_chosen(counts: Sequence[int], per_item: int) -> Tensor:

@@ -19,9 +19,6 @@ from kdcache.training.batch import Batch, RowReader, read_rows
 from kdcache.training.engine import Engine
 from kdcache.training.log import RunLog
 
-LARGE_VOCABULARY = 16_384
-"""Classes from which on `auto` fuses: below, the logits of a batch are small."""
-
 Fused = Literal["auto", "always", "never"]
 
 
@@ -87,7 +84,7 @@ class Loss:
 
     def _decide(self, batch: Batch) -> None:
         self._decided = True
-        if self._fused == "auto" and (batch.facts.width < LARGE_VOCABULARY or batch.facts.ragged):
+        if self._fused == "auto" and (batch.facts.width < heads.LARGE_VOCABULARY or batch.facts.ragged):
             return
         try:
             spec = heads.split(self._engine.module, num_classes=batch.facts.width)
@@ -111,7 +108,7 @@ class Loss:
 
     def _hidden(self, spec: heads.HeadSpec, batch: Batch) -> Tensor:
         """What enters the head at the rows, [R, D], with its gradient; the head itself runs over nothing."""
-        with heads.capture(spec, tokens=0) as captured:
+        with heads.capture(spec, through=False) as captured:
             self._engine.forward(batch.inputs)
         return _rows_of(self._rows, captured, spec, batch)
 

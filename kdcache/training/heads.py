@@ -26,6 +26,8 @@ from kdcache.tasks.base import Task
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 """What a model runs in -> largest difference between its logits and the head's, relative to the largest logit. A model
 in half precision rounds its own logits; the head's are computed in float32."""
+LARGE_VOCABULARY = 16_384
+"""Classes from which on a head is split off unasked; below, the logits of a batch are small."""
 PROOF_ROWS = 512
 """Rows of the first batch that the proof computes again, spread evenly."""
 INSTEAD = "store: topk needs no head"
@@ -135,13 +137,13 @@ def _soft_cap(model: Any) -> float | None:
 
 
 @contextmanager
-def capture(spec: HeadSpec, *, tokens: int | None = None) -> Iterator[list[Tensor]]:
+def capture(spec: HeadSpec, *, through: bool = True) -> Iterator[list[Tensor]]:
     """What enters the head during forward passes, one tensor a call; the hook is removed at the end.
 
     Args:
         spec: the head.
-        tokens: of the first item, so many go on through the head, and nothing else does: the model's logits are then
-            theirs alone, or of nothing. Default: everything goes on.
+        through: whether it goes on through the head. Without, the head runs over nothing, and the model's logits are
+            of no item.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -157,20 +159,13 @@ def capture(spec: HeadSpec, *, tokens: int | None = None) -> Iterator[list[Tenso
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden = args[0] if args else next(iter(kwargs.values()))
         captured.append(hidden)
-        return (args, kwargs) if tokens is None else ((first_tokens(hidden, tokens),), {})
+        return (args, kwargs) if through else ((hidden[:0],), {})
 
     hook = spec.module.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         yield captured
     finally:
         hook.remove()
-
-
-def first_tokens(hidden: Tensor, count: int) -> Tensor:
-    """Of what enters a head, [B, L, D] or [B, D], the first item's first tokens, or the first items; or nothing."""
-    if count == 0 or hidden.ndim == 2:
-        return hidden[:count]
-    return hidden[:1, :count]
 
 
 def rows_of(captured: list[Tensor], *, spec: HeadSpec, task: Task, positions_R2: Tensor) -> Tensor:

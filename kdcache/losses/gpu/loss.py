@@ -66,7 +66,7 @@ class Rows:
             labels_R=labels_R,
             hard_R=hard_R,
             soft_R=soft_R,
-            classes_R=classes_R,
+            classes_R=classes_R.contiguous(),
             facts=facts,
             inverse_tau_t_R=torch.full_like(soft_R, 1 / distance.tau_t),
             inverse_tau_s_R=torch.full_like(soft_R, 1 / distance.tau_s),
@@ -161,7 +161,8 @@ def prepare(targets: Targets | Mixture | None, distance: Distance, rows: Rows) -
         return None
     parts: Sequence[tuple[Targets, float]] = ((targets, 1.0),) if not isinstance(targets, Mixture) else _flat(targets)
     mode = "mse" if distance.loss == "mse" else distance.tail
-    return Launcher(rows=rows, teachers=tuple((_contiguous(part), share) for part, share in parts), mode=mode)
+    counted = tuple((_contiguous(part), share) for part, share in parts if share)  # one with no share has no part
+    return Launcher(rows=rows, teachers=counted, mode=mode)
 
 
 def _flat(mixture: Mixture) -> tuple[tuple[Targets, float], ...]:

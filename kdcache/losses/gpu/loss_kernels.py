@@ -125,7 +125,9 @@ def _write(
         i = start + tl.arange(0, BLOCK)
         own = i < num_classes
         z = tl.load(x + i, mask=own, other=0.0).to(tl.float32)
-        value = z * D + C
+        value = tl.zeros([BLOCK], tl.float32) + C
+        if MODE == "mse":
+            value += z * D  # nowhere else, for 0 times an infinite logit is no number
         if (MODE == "uniform") | (MODE == "bucket"):
             value += tl.exp((z - m) * a) * A
         if HARD:
@@ -136,11 +138,14 @@ def _write(
 
 
 @triton.jit
-def _zero(g, num_columns, BLOCK: tl.constexpr):
-    """A row without any part, whatever its logits are."""
+def _without_part(g, before, num_columns, ADD: tl.constexpr, BLOCK: tl.constexpr):
+    """A row without any part gets nothing, whatever its logits are; what is there before stays."""
     for start in range(0, num_columns, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        tl.store(g + i, tl.zeros([BLOCK], g.dtype.element_ty), mask=i < num_columns)
+        value = tl.zeros([BLOCK], g.dtype.element_ty)
+        if ADD:
+            value = tl.load(before + i, mask=i < num_columns, other=0.0)
+        tl.store(g + i, value, mask=i < num_columns)
 
 
 @triton.jit
@@ -165,7 +170,7 @@ def sparse_rows(
         soft = tl.load(SOFT_R + r)
     if (hard == 0.0) & (soft == 0.0):
         if GRADIENT:
-            _zero(g, num_columns, BLOCK)
+            _without_part(g, before, num_columns, ADD, BLOCK)
         for part in tl.static_range(4):
             tl.store(LOSSES + part * num_rows + r, 0.0)
         return
@@ -243,7 +248,7 @@ def sparse_rows(
                 z = tl.load(KEPT_LOGITS + r * K + place, mask=place < kept, other=-float("inf"))
                 inside += tl.sum(tl.exp((z - top) * a), 0)
             outside = tempered - inside
-            if (num_tail > 0) & (outside * 16 < tempered):
+            if (num_tail > 0) & (outside * 256 < tempered):
                 m, outside = _tail_alone(x, IDS + r * K, kept, num_classes, K, a, centre, False, KB, CB)
             if num_tail > 0:
                 log_q = m * a + tl.log(outside) - lse
@@ -286,7 +291,9 @@ def sparse_rows(
                     value += tl.load(before + ids, mask=there, other=0.0).to(tl.float32)
                 tl.store(g + ids, value.to(g.dtype.element_ty), mask=there)
         if HARD:
-            value = gold * D + C + tl.exp(gold - top) * B - hard
+            value = tl.exp(gold - top) * B + C - hard
+            if MODE == "mse":
+                value += gold * D
             if (MODE == "uniform") | (MODE == "bucket"):
                 value += tl.exp((gold - m) * a) * A
             if ADD:
@@ -310,7 +317,7 @@ def dense_rows(
     soft = tl.load(SOFT_R + r)
     if (hard == 0.0) & (soft == 0.0):
         if GRADIENT:
-            _zero(g, num_columns, BLOCK)
+            _without_part(g, before, num_columns, ADD, BLOCK)
         for part in tl.static_range(4):
             tl.store(LOSSES + part * num_rows + r, 0.0)
         return

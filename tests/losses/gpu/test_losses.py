@@ -236,11 +236,34 @@ def test_a_teacher_of_hidden_vectors_beside_logits_in_bfloat16_is_computed_in_si
     assert float((gradient.double() - reference).norm() / reference.norm()) < 5e-3
 
 
-@pytest.mark.parametrize("alpha", [0.4, 1.0])
-def test_a_mixture_of_two_teachers(alpha: float) -> None:
-    objective = Objective(teacher="a+b", tau_t=2.0, tau_s=1.0, alpha=alpha)
-    check(objective, noise(12, R, V), Mixture(first=sparse(13), second=sparse(14, top_k=4), weight=0.3))
-    check(objective, noise(12, R, V), Mixture(first=sparse(13), second=hidden(15), weight=0.3))
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_a_mixture_of_two_teachers(weight: float) -> None:
+    objective = Objective(teacher="a+b", tau_t=2.0, tau_s=1.0, alpha=0.4)
+    check(objective, noise(12, R, V), Mixture(first=sparse(13), second=sparse(14, top_k=4), weight=weight))
+    check(objective, noise(12, R, V), Mixture(first=sparse(13), second=hidden(15), weight=weight))
+
+
+def test_a_row_that_only_the_first_teacher_has_a_part_in_keeps_it() -> None:
+    objective, weights = Objective(teacher="a+b", tau_t=2.0), torch.tensor([1.0, 0, 1, 1, 0, 1])
+    check(objective, noise(12, R, V), Mixture(first=sparse(13), second=hidden(15)), weights_R=weights)
+
+
+def test_a_class_that_a_student_rules_out_has_no_gradient() -> None:
+    student = noise(24, R, V)
+    student[:, 50] = -torch.inf
+    check(Objective(teacher=None, alpha=0), student, None)
+
+
+def test_every_second_row_of_targets() -> None:
+    targets, labels = sparse(ragged=True), LABELS[::2]
+    student = noise(25, R // 2, V)
+    given = on(DEVICE, targets)
+    assert isinstance(given, SparseTargets)
+    leaf = student.to(DEVICE).requires_grad_()
+    found = Objective(alpha=0.5)(leaf, given.rows(slice(0, None, 2)), labels.to(DEVICE))
+    expected, gradient = run(Objective(alpha=0.5), student, targets.rows(torch.arange(0, R, 2)), labels)
+    torch.testing.assert_close(found.total.detach().cpu(), expected["total"], rtol=0, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(found.total, leaf)[0].cpu(), gradient, rtol=0, atol=0)
 
 
 def test_temperatures_and_factors_differ_from_row_to_row() -> None:
