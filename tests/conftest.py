@@ -1,6 +1,7 @@
 """What every folder of tests shares: the tiny study, the folder of real data, and what a machine must have."""
 
 import os
+import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,18 @@ settings.load_profile("kdcache")
 HUB = ("huggingface.co", 443)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--shuffle SEED`: the files in another order, and the tests of each."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run files, and the tests of a file, in random order")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `slow` what uses the tiny study: it waits until a teacher is trained and dumped."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle if asked to. Mark as `slow` what uses the tiny study: it waits until a teacher is trained and dumped."""
+    if (seed := config.getoption("--shuffle")) is not None:
+        shuffled = random.Random(seed)
+        files = {item.path: shuffled.random() for item in items}
+        items.sort(key=lambda item: (files[item.path], shuffled.random()))
     for item in items:
         if "study" in getattr(item, "fixturenames", []):
             item.add_marker("slow")
