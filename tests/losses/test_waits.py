@@ -17,6 +17,7 @@ from kdcache.losses.facts import Facts, find
 from kdcache.losses.head import Head
 from kdcache.losses.objective import Objective
 from kdcache.losses.rule import Tail
+from kdcache.losses.selection import log_partition_flagged, select, select_flagged
 from kdcache.losses.targets import HiddenTargets, Mixture, SparseTargets, Targets
 from tests.losses import oracle
 
@@ -119,6 +120,20 @@ def test_hard_labels(monkeypatch: pytest.MonkeyPatch) -> None:
         facts = _facts(tail=False)
         Objective(teacher=None, alpha=0)(leaf, None, LABELS, num_labels=5, facts=facts).total.backward()
     assert leaf.grad is not None
+
+
+def test_what_a_dump_keeps_of_dense_rows_and_of_hidden_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The atoms of sparse rows are a kernel's on a GPU: see tests/losses/gpu."""
+    logits = oracle.logits(7, R, V).float()
+    expected = select(logits, LABELS, CLASSES, top_k=V, dense=True)
+    monkeypatch.setattr(blocks, "FREE_TO_LOOK", frozenset())
+    with NoWaiting():
+        found, bad_R = select_flagged(logits, LABELS, CLASSES, widest=V, top_k=V, dense=True)
+        lse_R, gold_R, again_R = log_partition_flagged(logits, LABELS, CLASSES)
+    torch.testing.assert_close(found.logprobs_RK, expected.logprobs_RK)
+    torch.testing.assert_close(lse_R, expected.lse_R)
+    torch.testing.assert_close(gold_R, expected.gold_R, equal_nan=True)
+    assert bad_R.tolist() == again_R.tolist() == [0] * R
 
 
 @pytest.mark.parametrize(("loss", "tail"), FORMS)
