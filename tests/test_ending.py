@@ -37,11 +37,13 @@ def ended(statement: str) -> tuple[str, str]:
     return "-c", f"import os\nfrom kdcache.ending import end\ndef command():\n    {statement}\nend(command)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--version",), ("train-student", "--help"), ("inspect", str(CACHE))])
 def test_a_reader_that_left_ends_a_command_with_0_and_in_silence(arguments: tuple[str, ...]) -> None:
     assert left("-m", "kdcache", *arguments) == (0, "")
 
 
+@pytest.mark.slow
 def test_head_takes_the_first_line_of_a_command() -> None:
     line = f"set -o pipefail; '{sys.executable}' -m kdcache inspect '{CACHE}' | head -n 1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=HANGING, check=False)

@@ -161,11 +161,13 @@ def test_compare_loads_no_torch(tmp_path: Path):
     assert (tmp_path / "report/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_inspecting_a_cache_loads_no_torch(tmp_path: Path):
     build_toy().dump(tmp_path / "cache")
     assert heavy_imports(command("inspect", tmp_path / "cache")) == "[]"
 
 
+@pytest.mark.slow
 def test_a_heavy_import_would_be_seen():
     assert heavy_imports("import transformers") == "['transformers']"
 

@@ -23,6 +23,7 @@ print(len(os.listdir("/proc/self/task")) - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("read", "none"), [("read_table(content)", True), ("pq.read_table(pa.BufferReader(content))", False)]
 )

@@ -43,6 +43,7 @@ def _expected(teacher: torch.Tensor, student: torch.Tensor, objective: Objective
     return (1 - objective.alpha) * hard + objective.alpha * scale * soft
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["topk", "hidden"])
 @pytest.mark.parametrize("loss", oracle.LOSSES)
 @pytest.mark.parametrize("tail", ["uniform", "bucket"])

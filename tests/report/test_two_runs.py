@@ -86,6 +86,7 @@ def test_two_students_on_one_test_set_are_runs_not_configurations(run_writer, tm
     )
 
 
+@pytest.mark.slow
 def test_runs_of_two_seeds_of_one_configuration_are_told_apart_by_folder(run_writer, tmp_path):
     a, b = run_writer("first", CE, 0.8, seed=0), run_writer("second", CE, 0.8, seed=1)
     found, _ = two(a, b, tmp_path / "out")

@@ -22,6 +22,8 @@ from kdcache.training.run import load_run
 from tests.tiny import write_model
 from tests.tiny_spans import NAMES, SECOND, write_spans_study
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ner(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -63,7 +65,6 @@ def steps_of(folder: Path, **sizes):
     return CachedSteps(loader=loader, teachers=("t_hs",), pad_token_id=0)
 
 
-@pytest.mark.slow
 def test_the_same_words_under_other_ids_give_the_same_steps(ner: Path, other):
     task, cached, ours = items_of(ner, other)
     others = match(cached, ours, task)

@@ -151,6 +151,7 @@ def test_a_row_does_not_depend_on_its_batch(folder, tokenizer):
     torch.testing.assert_close(rows, each, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_written_is_the_models_own_search(folder, tokenizer):
     model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     items = items_of(tokenizer)
