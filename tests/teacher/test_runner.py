@@ -123,6 +123,7 @@ def test_a_head_that_does_not_give_the_logits_back_is_not_split_off(
         dumped(folder, tmp_path / "hidden", "store=hidden", "top_k=null")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [("store=hidden", "codec=int8"), ("top_k=8", "codec=compact")])
 def test_tables_do_not_depend_on_the_forward_pass(
     forty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
@@ -187,6 +188,7 @@ def test_a_classifier_that_picks_its_rows_after_the_head_is_refused_for_hidden_a
             dump.run(file, teachers=[f"t={folder}"], device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writers", [1, 3])
 def test_a_thread_that_fails_ends_the_dump_at_once_and_what_was_written_stays(
     forty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writers: int

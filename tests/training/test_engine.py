@@ -132,6 +132,7 @@ def talk(world: World) -> tuple[int, list[Any]]:
     return world.size, engine.gather_objects({"rank": world.rank}, world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_every_rank_hears_all_in_rank_order(size: int):
     assert run_ranks(talk, size=size) == [(size, [{"rank": rank} for rank in range(size)])] * size
