@@ -129,9 +129,10 @@ def log_partition_flagged(logits_RV: Tensor, labels_R: Tensor, num_classes_R: Te
         return kernels.log_partition(logits_RV, labels_R, num_classes_R)
     parts = []
     for part in _chunks(logits_RV, logits_RV.shape[1]):
-        masked_RV = _own(logits_RV[part], _padding(logits_RV[part], num_classes_R[part]))
+        padding_RV = _padding(logits_RV[part], num_classes_R[part])
+        masked_RV = _own(logits_RV[part], padding_RV)
         lse_R = torch.logsumexp(masked_RV, dim=1)
-        bad_R = _codes(masked_RV, lse_R, labels_R[part], num_classes_R[part])
+        bad_R = _codes(masked_RV, padding_RV, lse_R, labels_R[part], num_classes_R[part])
         parts.append((lse_R, _gold(masked_RV, lse_R, labels_R[part]), bad_R))
     lse, gold, bad = zip(*parts, strict=True)
     return torch.cat(lse), torch.cat(gold), torch.cat(bad)
@@ -186,7 +187,7 @@ def _select_chunk(
     padding_RV = _padding(logits_RV, num_classes_R)
     own_RV = _own(logits_RV, padding_RV)
     lse_R = torch.logsumexp(own_RV, dim=1)
-    bad_R = _codes(own_RV, lse_R, labels_R, num_classes_R)
+    bad_R = _codes(own_RV, padding_RV, lse_R, labels_R, num_classes_R)
     gold_R = _gold(own_RV, lse_R, labels_R)
     if keep.dense:
         ids_RK = torch.arange(keep.width, device=logits_RV.device).repeat(len(lse_R), 1)
@@ -239,9 +240,11 @@ def _own(logits_RV: Tensor, padding_RV: Tensor | None) -> Tensor:
     return wide_RV if padding_RV is None else wide_RV.masked_fill(padding_RV, -torch.inf)
 
 
-def _codes(logits_RV: Tensor, lse_R: Tensor, labels_R: Tensor, num_classes_R: Tensor) -> Tensor:
+def _codes(
+    logits_RV: Tensor, padding_RV: Tensor | None, lse_R: Tensor, labels_R: Tensor, num_classes_R: Tensor
+) -> Tensor:
     """The rows' codes; a third of the time of `isfinite`: inf makes lse inf, and NaN makes it NaN."""
-    if may_look(logits_RV) and bool((num_classes_R >= logits_RV.shape[1]).all()):
+    if padding_RV is None:
         above_R = logits_RV.amin(dim=1) > -torch.inf
     else:
         count_R = torch.count_nonzero(logits_RV > -torch.inf, dim=1)
