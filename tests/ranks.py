@@ -20,11 +20,12 @@ import pytest
 import torch.multiprocessing
 
 from kdcache.core.leaving import leave
-from kdcache.training import engine
+from kdcache.training.start import start
+from kdcache.training.world import barrier
 
 PRELOAD = [
     "torch",
-    "kdcache.training.engine",
+    "kdcache.training.zero",
     "kdcache.training.loop",
     "transformers.models.bert.modeling_bert",
     "deepspeed.module_inject.auto_ep_layer",
@@ -68,8 +69,8 @@ def _rank(rank: int, size: int, folder: Path, function: Callable[..., Any], argu
     gc.freeze()  # what the server imported is never garbage: DeepSpeed's collections would walk it all
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
-    world = engine.start("cpu", init_method=f"file://{folder}/rendezvous")
+    world = start("cpu", init_method=f"file://{folder}/rendezvous")
     result = function(world, *arguments)
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
-    engine.barrier(world)  # a rank that leaves first would close the others' sockets
+    barrier(world)  # a rank that leaves first would close the others' sockets
     leave(0)  # one that failed has no exit of Python: a forked process ends at once

@@ -19,9 +19,12 @@ from pathlib import Path
 import torch
 from kdcache.core.errors import RunError
 from kdcache.ending import end
-from kdcache.training import engine
+from kdcache.training.start import start
+from kdcache.training.world import barrier
+from kdcache.training.zero import join
 def command():
-    world = engine.start("cpu", init_method=sys.argv[1] if len(sys.argv) > 1 else None)
+    world = start("cpu", init_method=sys.argv[1] if len(sys.argv) > 1 else None)
+    join(world)
     atexit.register(lambda: print("a group is there:", torch.distributed.is_initialized(), flush=True))
     print("joined", flush=True)
     {}
@@ -87,13 +90,13 @@ def two_ranks(first: str, second: str, meeting: Path) -> list[Ended]:
 
 
 def test_all_processes_of_a_command_end_where_all_succeed(tmp_path: Path) -> None:
-    for found in two_ranks("engine.barrier(world)", "engine.barrier(world); time.sleep(1)", tmp_path / "meeting"):
+    for found in two_ranks("barrier(world)", "barrier(world); time.sleep(1)", tmp_path / "meeting"):
         assert (found.code, found.lines) == (0, ("joined", WITHOUT))
         assert found.seconds < END_SECONDS
 
 
 def test_all_processes_of_a_command_end_where_one_fails_and_another_waits_for_it(tmp_path: Path) -> None:
-    waits, fails = two_ranks("engine.barrier(world)", "raise RunError('no run')", tmp_path / "meeting")
+    waits, fails = two_ranks("barrier(world)", "raise RunError('no run')", tmp_path / "meeting")
     assert (fails.code, fails.lines) == (8, ("joined", "kdcache: error (rank 1): no run"))
     assert waits.code == BUG
     assert len(waits.lines) == 2

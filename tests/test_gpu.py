@@ -71,7 +71,8 @@ def test_a_training_that_fails_ends_too(trained: dict[str, Ended], untrained: Pa
 @pytest.mark.parametrize(("way", "code"), [("pass", 0), ("raise SystemExit(3)", 3)])
 def test_a_script_of_one_s_own_that_trains_ends(way: str, code: int) -> None:
     """It has no end of ours: Python's exit leaves the group."""
-    script = "import torch\nfrom kdcache.training import engine\nengine.start('cuda')\n"
+    script = "import torch\nfrom kdcache.training.start import start\nfrom kdcache.training.zero import join\n"
+    script += "join(start('cuda'))\n"
     script += f"torch.distributed.all_reduce(torch.ones(1, device='cuda'))\nprint('summed', flush=True)\n{way}"
     found = Command(sys.executable, "-c", script, hanging=HANGING).end()
     assert found.code == code, found.lines

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from kdcache.core.results import RunResult
 
-NEUTRAL = frozenset({"eval_batch_size", "micro_batch_size", "zero_stage", "fused"})
+NEUTRAL = frozenset({"eval_batch_size", "micro_batch_size", "zero_stage", "fused", "engine", "graph", "compile"})
 """Settings that results do not depend on, up to rounding."""
 RATE = "learning_rate"
 SHORT = {RATE: "lr"}

@@ -23,10 +23,12 @@ from kdcache.student.plan import Plan, StudentConfig, finished
 from kdcache.student.shared import Inputs, Shared
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import CachedSteps
-from kdcache.training.engine import Engine, World, barrier, start
+from kdcache.training.engine import Engine
 from kdcache.training.log import RunLog, scores_text
 from kdcache.training.loop import Steps, effective, engine_settings, fit
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id
+from kdcache.training.start import build, start
+from kdcache.training.world import World, barrier
 
 
 def run(
@@ -104,7 +106,7 @@ def _train(file: RunFile, planned: Plan, inputs: Inputs, world: World, log: RunL
         task=data.task, tokenizer=tokenizer, pad_token_id=pad, batch_size=config.eval_batch_size, world=world
     )
     steps = _steps(planned, inputs.others, world, pad)
-    with closing(Engine(model, engine_settings(config, world), world)) as engine:
+    with closing(build(model, engine_settings(config, world), world)) as engine:
         best, num_steps = _fit(planned, engine, steps, setup, data, log)
     best = replace(best, evaluations=best.evaluations + _test(planned, data, setup))
     counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
@@ -171,10 +173,14 @@ def _test(planned: Plan, data: Prepared, setup: evaluate.Setup) -> tuple[Evaluat
         return ()
     world, items = setup.world, data.items["test"]
     barrier(world)  # rank 0 has written the checkpoint
-    bf16 = engine_settings(planned.config, world).bf16
+    settings = engine_settings(planned.config, world)
+    plain = settings.kind == "plain"  # it keeps float32 weights, and computes in 16 bits beside them
     folder = planned.folder / "selected"
+    bf16 = settings.bf16 and not plain
     model = models.load_selected(folder, data.task.auto_class, device=world.device, bf16=bf16)
-    readings = evaluate.predict(evaluate.Loaded(module=model), items, setup, final=True)
+    compute = torch.bfloat16 if settings.bf16 and plain else None
+    loaded = evaluate.Loaded(module=model, compute=compute)
+    readings = evaluate.predict(loaded, items, setup, final=True)
     return (evaluate.score(items, readings, task=data.task, split="test", final=True),)
 
 

@@ -14,7 +14,7 @@ from kdcache.core.configuration import MIXED, Configuration
 from kdcache.core.errors import ConfigError, IncompatibleTargets, RunError
 from kdcache.core.results import RunResult, read_run
 from kdcache.losses import rule
-from kdcache.training.loop import TrainingConfig
+from kdcache.training.loop import TrainingConfig, content
 from kdcache.training.models import ModelsConfig
 from kdcache.training.run import RunFile
 
@@ -95,7 +95,7 @@ def plan(file: RunFile, config: StudentConfig, *, opened: Callable[[], Cache] | 
     key = digest(
         {
             "configuration": {**plain(configuration.content()), "teacher": contents},
-            "training": config.training,
+            "training": content(config.training),
             "seed": config.seed,
             "student": source,
             "dataset": file.dataset,

@@ -20,10 +20,12 @@ from kdcache.core.results import write_json
 from kdcache.losses.objective import Objective
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.batch import MemorySteps
-from kdcache.training.engine import Engine, World, barrier, start
+from kdcache.training.engine import Engine
 from kdcache.training.log import RunLog, scores_text
-from kdcache.training.loop import Point, TrainingConfig, engine_settings, fit
+from kdcache.training.loop import Point, TrainingConfig, content, engine_settings, fit
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
+from kdcache.training.start import build, start
+from kdcache.training.world import World, barrier
 
 ROLES = ("t_hs", "t_ll")
 
@@ -93,7 +95,7 @@ def run(file: RunFile, *, device: str = "auto") -> TeacherResult:
         KDCacheError: bad settings, data, model; a loss that is not finite.
     """
     config = file.block("teacher", TeacherConfig)
-    key = digest({"teacher": config, "dataset": file.dataset, "model": file.models.teacher})
+    key = digest({"teacher": content(config), "dataset": file.dataset, "model": file.models.teacher})
     done = _finished(file.teacher_folder, key)
     if done is not None:
         return done
@@ -152,7 +154,8 @@ def _fine_tune(
     models.check_vocabulary(
         model.config, largest_id=models.largest_id(data.items.values()), name=file.models.teacher.path
     )
-    engine = Engine(model, engine_settings(config, world), world)
+    settings = engine_settings(config, world)
+    engine = build(model, settings, world)
     torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
     pad = pad_token_id(tokenizer)
     steps = MemorySteps(
@@ -178,7 +181,7 @@ def _fine_tune(
             best[role] = record
             if world.rank == 0:
                 place = file.teacher_folder / "checkpoints" / f"{config.learning_rate:g}" / role
-                checkpoint.save(place, model=engine.module, state=state, tokenizer=tokenizer)
+                checkpoint.save(place, model=engine.module, state=state, tokenizer=tokenizer, bf16=settings.bf16)
     engine.close()
     return records, best
 

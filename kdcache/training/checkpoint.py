@@ -50,7 +50,7 @@ def size(folder: Path) -> Size:
     return Size(parameters=total, encoder=encoder, sixteen_bits=2 * short > total)
 
 
-def save(folder: Path, *, model: Any, state: dict[str, Tensor], tokenizer: Any) -> None:
+def save(folder: Path, *, model: Any, state: dict[str, Tensor], tokenizer: Any, bf16: bool = False) -> None:
     """Write a checkpoint beside `folder` and rename it there; an older one is replaced only by a complete one.
 
     Args:
@@ -58,10 +58,13 @@ def save(folder: Path, *, model: Any, state: dict[str, Tensor], tokenizer: Any) 
         model: knows its configuration and class.
         state: all weights, on the CPU.
         tokenizer: saved beside them.
+        bf16: store floats in bfloat16: a teacher that was trained in it runs in it.
 
     Raises:
         ModelError: the disk is full, or the folder cannot be written.
     """
+    if bf16:
+        state = {name: value.bfloat16() if value.is_floating_point() else value for name, value in state.items()}
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -8,6 +8,7 @@ I items  R rows  V classes  C rows of a chunk
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,8 +25,9 @@ from kdcache.metrics import evaluate_by_language
 from kdcache.metrics.calibration import optimal_temperature
 from kdcache.tasks.base import Beside, Reading, RowFacts, Task, Writing
 from kdcache.training.batch import MASKED
-from kdcache.training.engine import World, gather_objects
 from kdcache.training.forward import forward_rows
+from kdcache.training.plain import autocast
+from kdcache.training.world import World, gather_objects
 
 Compare = Callable[[Sequence[Item], Tensor], list[Beside]]
 """Sets the logits [R, V] of a batch's items beside a teacher's rows."""
@@ -47,20 +49,34 @@ class Model(Protocol):
     def sharded(self) -> bool:
         """Whether its weights are spread over ranks."""
 
+    def context(self) -> AbstractContextManager[None]:
+        """In which the module computes as `forward` does."""
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Any:
         """Its outputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model on this rank's device."""
+    """A model on this rank's device.
+
+    Attributes:
+        module: of transformers.
+        compute: the 16-bit type that it computes in beside float32 weights; null: in the type of its weights.
+    """
 
     module: Any
+    compute: torch.dtype | None = None
     sharded: bool = False
+
+    def context(self) -> AbstractContextManager[None]:
+        """In which the module computes."""
+        return autocast(self.module.device, self.compute)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Any:
         """Its outputs."""
-        return self.module(**inputs)
+        with self.context():
+            return self.module(**inputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +140,7 @@ def predict(
     ):
         chosen = [mine[i] for i in indices]
         rows = [strides.get(share[i]) for i in indices]
-        with torch.no_grad():
+        with torch.no_grad(), model.context():
             texts = setup.task.write(model.module, batch.inputs, writing)
         readings = read(chosen, logits_RV, setup.task, texts, rows, compare)
         found |= {share[i]: reading for i, reading in zip(indices, readings, strict=True)}

@@ -101,7 +101,7 @@ class Loss:
         """The head's logits must be the model's own, without dropout."""
         self._engine.train(False)
         with torch.no_grad(), heads.capture(spec) as captured:
-            logits_RV = read_rows(self._rows, self._engine.forward(batch.inputs), batch)
+            logits_RV = read_rows(self._rows, self._engine.module(**batch.inputs), batch)  # in the weights' own type
             hidden_RD = _rows_of(self._rows, captured, spec, batch)
         heads.prove(spec, hidden_RD, logits_RV, name="in training")
         self._engine.train(True)

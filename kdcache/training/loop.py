@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,10 +18,14 @@ from kdcache.core.errors import ConfigError, TrainingError
 from kdcache.core.order import num_rounds
 from kdcache.losses.objective import Objective
 from kdcache.training.batch import RowReader, TrainStep
-from kdcache.training.engine import Engine, EngineSettings, World, read_user_json
+from kdcache.training.deepspeed_config import read_user_json
+from kdcache.training.engine import Engine, EngineSettings, Kind
 from kdcache.training.fusing import Fused, Loss
 from kdcache.training.log import RunLog
+from kdcache.training.world import World
 
+HOW = frozenset({"engine", "graph", "compile"})
+"""Settings of how a training is computed, which results do not depend on up to rounding."""
 FLUSH_STEPS = 10
 """Steps between two looks at the loss: each look waits for the device."""
 
@@ -55,6 +59,13 @@ class TrainingConfig:
     fused: Fused = "auto"
     """Loss from what enters the output head, never holding [rows, vocabulary]: `auto` from 16,384 classes on where the
     model's head can be split off and ZeRO-3 does not spread it; `always` or `never`."""
+    engine: Literal["auto", "plain", "deepspeed"] = "auto"
+    """`auto` is plain PyTorch for one process without ZeRO and without a DeepSpeed JSON, else DeepSpeed."""
+    graph: Literal["auto", "always", "never"] = "auto"
+    """Run a step as one CUDA graph for each shape: `auto` where the host and not the GPU limits the step, and where the
+    model allows it; `always` wherever the model allows it. Plain engine on CUDA only."""
+    compile: bool = False
+    """Run the body of the model through torch.compile; the first steps take a minute more. Plain engine only."""
     deepspeed: Path | None = None
     """A DeepSpeed JSON to merge; keys that kdcache decides are refused."""
 
@@ -70,6 +81,25 @@ class TrainingConfig:
             raise ConfigError(f"warmup = {self.warmup} is a share of the steps, from 0 to below 1")
         if self.max_grad_norm < 0 or self.weight_decay < 0:
             raise ConfigError("max_grad_norm and weight_decay must not be negative")
+
+    def kind(self, world_size: int) -> Kind:
+        """Which engine trains.
+
+        Raises:
+            ConfigError: plain PyTorch for what DeepSpeed alone does, torch.compile under DeepSpeed.
+        """
+        reasons = {
+            f"{world_size} processes": world_size > 1,
+            f"zero_stage = {self.zero_stage}": self.zero_stage > 0,
+            f"deepspeed = {self.deepspeed}": self.deepspeed is not None,
+            "engine = 'deepspeed'": self.engine == "deepspeed",
+        }
+        needs = next((reason for reason, holds in reasons.items() if holds), "")
+        if needs and self.engine == "plain":
+            raise ConfigError(f"engine = 'plain' cannot do {needs}; use engine: auto")
+        if needs and self.compile:
+            raise ConfigError(f"compile = true is for the plain engine, and {needs} takes DeepSpeed; set it to false")
+        return "deepspeed" if needs else "plain"
 
     def micro(self, world_size: int) -> int:
         """Items of a forward pass on one rank."""
@@ -87,11 +117,13 @@ def engine_settings(config: TrainingConfig, world: World) -> EngineSettings:
         raise ConfigError("precision: bfloat16 is not supported by this GPU; use float32")
     micro = config.micro(world.size)
     return EngineSettings(
+        kind=config.kind(world.size),
         micro_batch_size=micro,
         accumulation=num_rounds(config.batch_size, micro_batch_size=micro, world_size=world.size),
         zero_stage=config.zero_stage,
         bf16=config.precision == "bfloat16"
         or (config.precision == "auto" and world.device.type == "cuda" and supported),
+        compiled=config.compile,
         max_grad_norm=config.max_grad_norm,
         weight_decay=config.weight_decay,
         user=read_user_json(config.deepspeed),
@@ -99,9 +131,18 @@ def engine_settings(config: TrainingConfig, world: World) -> EngineSettings:
 
 
 def effective(config: TrainingConfig, world: World) -> dict[str, Any]:
-    """The settings as plain data for a run's record, with the precision that `auto` came to."""
-    precision = "bfloat16" if engine_settings(config, world).bf16 else "float32"
-    return {**plain(config), "precision": precision}
+    """The settings as plain data for a run's record, with the precision and the engine that `auto` came to."""
+    settings = engine_settings(config, world)
+    return {**plain(config), "precision": "bfloat16" if settings.bf16 else "float32", "engine": settings.kind}
+
+
+def content(config: TrainingConfig) -> dict[str, Any]:
+    """The settings as a key of a run takes them: without those of how it is computed that were not set.
+
+    So runs and teachers of before these settings keep their keys.
+    """
+    unset = {f.name for f in fields(TrainingConfig) if f.name in HOW and getattr(config, f.name) == f.default}
+    return {name: value for name, value in plain(config).items() if name not in unset}
 
 
 class Steps(Protocol):

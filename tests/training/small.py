@@ -21,9 +21,11 @@ from kdcache.core.types import Item, TaskSettings
 from kdcache.losses.objective import Objective
 from kdcache.tasks.classification import Classification
 from kdcache.training.batch import MemorySteps
-from kdcache.training.engine import Engine, World, decay_groups
+from kdcache.training.engine import Engine, decay_groups
 from kdcache.training.log import RunLog
 from kdcache.training.loop import Steps, TrainingConfig, engine_settings, fit, learning_rate
+from kdcache.training.start import build
+from kdcache.training.world import World
 
 TASK = Classification(settings=TaskSettings(labels=("bad", "good"), max_length=16, metric="f1"))
 HARD = Objective(teacher=None, alpha=0)
@@ -120,7 +122,7 @@ def settings_of(**settings: Any) -> TrainingConfig:
 
 def train_in_memory(world: World, config: TrainingConfig, items: list[Item], *, poisoned: bool = False) -> Trained:
     """Train the tiny BERT on hard labels."""
-    engine = Engine(build_bert(poisoned=poisoned), engine_settings(config, world), world)
+    engine = build(build_bert(poisoned=poisoned), engine_settings(config, world), world)
     steps = MemorySteps(
         items=items,
         batch_size=config.batch_size,

@@ -15,8 +15,11 @@ from torch.multiprocessing import ProcessRaisedException
 
 from kdcache.core.errors import ConfigError
 from kdcache.core.leaving import leave
-from kdcache.training import engine
-from kdcache.training.engine import EngineSettings, World, deepspeed_config, read_user_json
+from kdcache.training import zero
+from kdcache.training.deepspeed_config import OWN_KEYS, deepspeed_config, read_user_json
+from kdcache.training.engine import EngineSettings, decay_groups
+from kdcache.training.start import start
+from kdcache.training.world import World, barrier, gather_objects
 from tests.ranks import run_ranks
 from tests.training import small
 
@@ -25,6 +28,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
 
 def settings(**changes: Any) -> EngineSettings:
     values = {
+        "kind": "deepspeed",
         "micro_batch_size": 4,
         "accumulation": 3,
         "zero_stage": 1,
@@ -75,7 +79,7 @@ def test_no_file_is_no_settings():
     assert read_user_json(None) == {}
 
 
-@pytest.mark.parametrize("key", engine.OWN_KEYS)
+@pytest.mark.parametrize("key", OWN_KEYS)
 def test_a_key_that_kdcache_decides_is_refused_by_name(tmp_path: Path, key: str):
     with pytest.raises(ConfigError, match=rf"deepspeed\.json sets {key}, which kdcache decides .*; remove it there$"):
         read_user_json(write(tmp_path, {key: 1}))
@@ -120,7 +124,7 @@ def test_the_json_that_kdcache_ships_and_stage_3_by_json_train_two_ranks_like_no
 def test_biases_and_norms_do_not_decay_and_frozen_weights_are_left_out():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2), torch.nn.Linear(2, 2, bias=False))
     model[2].weight.requires_grad = False
-    decayed, free = engine.decay_groups(model, 0.1)
+    decayed, free = decay_groups(model, 0.1)
     assert [(group["weight_decay"], [tuple(p.shape) for p in group["params"]]) for group in (decayed, free)] == [
         (0.1, [(2, 3)]),
         (0.0, [(2,), (2,), (2,)]),
@@ -128,8 +132,8 @@ def test_biases_and_norms_do_not_decay_and_frozen_weights_are_left_out():
 
 
 def talk(world: World) -> tuple[int, list[Any]]:
-    engine.barrier(world)
-    return world.size, engine.gather_objects({"rank": world.rank}, world)
+    barrier(world)
+    return world.size, gather_objects({"rank": world.rank}, world)
 
 
 @pytest.mark.slow
@@ -141,7 +145,7 @@ def test_every_rank_hears_all_in_rank_order(size: int):
 def fail_on_the_last(world: World) -> None:
     if world.rank == world.size - 1:
         raise ValueError(f"rank {world.rank} has enough")
-    engine.barrier(world)
+    barrier(world)
 
 
 def test_the_exception_of_one_rank_ends_all_and_is_shown():
@@ -152,7 +156,7 @@ def test_the_exception_of_one_rank_ends_all_and_is_shown():
 def test_a_group_that_is_another_s_stays_when_a_process_leaves(tmp_path: Path):
     leave(0)  # what an earlier test of this process joined
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
-    engine.start("cpu")
+    zero.join(start("cpu"))
     leave(0)
     assert torch.distributed.is_initialized()
     torch.distributed.destroy_process_group()
@@ -162,9 +166,10 @@ def test_a_group_that_is_another_s_stays_when_a_process_leaves(tmp_path: Path):
 def test_a_process_may_join_again_after_it_has_left():
     leave(0)
     for _ in range(2):
-        world = engine.start("cpu")
+        world = start("cpu")
+        zero.join(world)
         assert torch.distributed.is_initialized()
-        trained = small.train_in_memory(world, small.settings_of(epochs=1), small.build_items(6))
+        trained = small.train_in_memory(world, small.settings_of(epochs=1, engine="deepspeed"), small.build_items(6))
         assert len(trained.losses) == 1
         leave(0)
         assert not torch.distributed.is_initialized()
@@ -178,14 +183,14 @@ def test_nobody_waits_for_a_group_that_others_keep(
     size: int, device: str, failed: bool, tried: bool, monkeypatch: pytest.MonkeyPatch
 ):
     """The wait is what NCCL does where a peer is gone."""
-    engine.start("cpu")
+    zero.join(start("cpu"))
     asked, gone = threading.Event(), threading.Event()
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(deepspeed.comm, "destroy_process_group", lambda: (asked.set(), gone.wait()))
-    monkeypatch.setattr(engine, "LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr(zero, "LEAVE_SECONDS", 0.1)
     world = World(rank=0, size=size, device=torch.device(device))
     try:
-        assert engine._leave(world, None, failed) is False
+        assert zero._leave(world, None, failed) is False
         assert asked.is_set() == tried
     finally:
         gone.set()
@@ -195,7 +200,7 @@ def test_a_group_that_cannot_be_destroyed_is_no_second_error(monkeypatch: pytest
     def broken() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    engine.start("cpu")
+    zero.join(start("cpu"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(deepspeed.comm, "destroy_process_group", broken)
-    assert engine._leave(World(rank=0, size=1, device=torch.device("cuda")), None, False) is False
+    assert zero._leave(World(rank=0, size=1, device=torch.device("cuda")), None, False) is False

@@ -11,14 +11,15 @@ import pytest
 from kdcache.core.types import Item
 from kdcache.tasks.base import Reading
 from kdcache.training import evaluate
-from kdcache.training.engine import Engine, World
 from kdcache.training.loop import engine_settings
+from kdcache.training.start import build
+from kdcache.training.world import World
 from tests.ranks import run_ranks
 from tests.training import small
 
 
 def predict(world: World, items: Sequence[Item], stage: int, batch_size: int) -> list[Reading]:
-    engine = Engine(small.build_bert(), engine_settings(small.settings_of(zero_stage=stage), world), world)
+    engine = build(small.build_bert(), engine_settings(small.settings_of(zero_stage=stage), world), world)
     engine.train(False)
     setup = evaluate.Setup(task=small.TASK, tokenizer=None, pad_token_id=0, batch_size=batch_size, world=world)
     return evaluate.predict(engine, items, setup, sample=True)

@@ -17,10 +17,11 @@ from kdcache.core.errors import ConfigError
 from kdcache.core.types import Example, Item, TaskSettings
 from kdcache.tasks import make
 from kdcache.training.batch import MemorySteps
-from kdcache.training.engine import Engine, World
 from kdcache.training.log import RunLog
 from kdcache.training.loop import TrainingConfig, engine_settings, fit
 from kdcache.training.models import ModelSource, load_tokenizer
+from kdcache.training.start import build
+from kdcache.training.world import World
 from tests.ranks import run_ranks
 from tests.tiny_text import CODES, write_llama, write_mbart
 from tests.training import small
@@ -47,7 +48,7 @@ def train(world: World, folder: Path, kind: str, items: list[Item], settings: di
     """Losses, weights, what the log says of the head, and the largest tensor that the head gave in training."""
     task, config = KINDS[kind][1], small.settings_of(**settings)
     model = getattr(transformers, task.auto_class).from_pretrained(folder)
-    engine = Engine(model, engine_settings(config, world), world)
+    engine = build(model, engine_settings(config, world), world)
     sizes: list[int] = []
     head = engine.module.get_output_embeddings()
     head.register_forward_hook(lambda m, a, output: sizes.append(output.numel()) if m.training else None)

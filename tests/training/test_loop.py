@@ -16,8 +16,9 @@ from kdcache.cache.reader import Cache
 from kdcache.core.errors import ConfigError
 from kdcache.losses.objective import Objective
 from kdcache.training.batch import CachedSteps
-from kdcache.training.engine import Engine, World
 from kdcache.training.loop import TrainingConfig, engine_settings, evaluation_steps, learning_rate
+from kdcache.training.start import build
+from kdcache.training.world import World
 from tests.cache.conftest import build_toy
 from tests.ranks import run_ranks
 from tests.training import small
@@ -80,7 +81,7 @@ def train_cached(world: World, root: Path, stage: int) -> Trained:
     """Three classes from a teacher's rows, mixed with labels of which every third is missing."""
     config = settings_of(batch_size=5, zero_stage=stage)
     model = small.build_bert(num_labels=3, vocab_size=30000)
-    engine = Engine(model, engine_settings(config, world), world)
+    engine = build(model, engine_settings(config, world), world)
     loader = Loader(
         Cache.open(root),
         split="train",

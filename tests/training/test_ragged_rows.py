@@ -15,7 +15,7 @@ from kdcache.losses.objective import Objective
 from kdcache.tasks import make
 from kdcache.training import evaluate
 from kdcache.training.batch import MASKED, collate, read_rows
-from kdcache.training.engine import World
+from kdcache.training.world import World
 
 TASK = make("qa", TaskSettings(labels=(), max_length=32, metric="f1"))
 

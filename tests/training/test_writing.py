@@ -13,9 +13,10 @@ from kdcache.core.types import Example, Item, TaskSettings
 from kdcache.tasks import make
 from kdcache.tasks.base import Reading
 from kdcache.training import evaluate
-from kdcache.training.engine import Engine, World
 from kdcache.training.loop import engine_settings
 from kdcache.training.models import ModelSource, load_tokenizer
+from kdcache.training.start import build
+from kdcache.training.world import World
 from tests.ranks import run_ranks
 from tests.tiny_text import CODES, write_mbart
 from tests.training import small
@@ -34,7 +35,7 @@ PAIRS = [
 
 def predict(world: World, folder: Path, items: Sequence[Item], stage: int, final: bool) -> list[Reading]:
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-    engine = Engine(model, engine_settings(small.settings_of(zero_stage=stage), world), world)
+    engine = build(model, engine_settings(small.settings_of(zero_stage=stage), world), world)
     engine.train(False)
     tokenizer = load_tokenizer(ModelSource(path=str(folder)))
     setup = evaluate.Setup(task=TASK, tokenizer=tokenizer, pad_token_id=1, batch_size=2, world=world)
