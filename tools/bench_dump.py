@@ -67,12 +67,16 @@ class Case:
         items: with a row a token.
         config: batches and blocks.
         dtype: name of what the model computes in.
+        task: of the items.
+        labels: of the task.
     """
 
     model: Any
     items: Sequence[Item]
     config: DumpConfig
     dtype: str
+    task: str = "causal_lm"
+    labels: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +92,8 @@ class Case:
         """The job of a dump into a store."""
         names = ("batch_size", "batch_tokens", "block_tokens")
         config = replace(store, **{name: getattr(self.config, name) for name in names})
-        task = make("causal_lm", TaskSettings(labels=(), max_length=1 << 20, metric="nll"))
+        metric = "nll" if self.task == "causal_lm" else "accuracy"
+        task = make(self.task, TaskSettings(labels=self.labels, max_length=1 << 20, metric=metric))
         return Job(config=config, task=task, items=self.items, device=self.device, pad_token_id=0)
 
 
@@ -175,10 +180,10 @@ def _opened(case: Case, store: DumpConfig, root: Path) -> tuple[Job, Teacher, Ca
     marker = Marker(
         dataset_name="bench",
         dataset_digest="0",
-        task="causal_lm",
+        task=case.task,
         tokenizer_name="none",
         tokenizer_digest="0",
-        labels=(),
+        labels=case.labels,
         chunk_rows=plan.chunk_rows,
     )
     shutil.rmtree(root, ignore_errors=True)
