@@ -33,10 +33,11 @@ from kdcache.cache.reader import Cache
 from kdcache.core.types import Item
 from kdcache.losses.objective import Objective
 from kdcache.teacher.settings import DumpConfig
-from kdcache.training.batch import CachedSteps, TrainStep
+from kdcache.training.steps import CachedSteps, TrainStep
 from kdcache.training.engine import decay_groups
 from kdcache.training.log import RunLog
-from kdcache.training.loop import TrainingConfig, engine_settings, fit
+from kdcache.training.loop import fit
+from kdcache.training.settings import TrainingConfig, engine_settings
 from kdcache.training.start import build
 from kdcache.training.world import World
 from tools import lm

@@ -31,7 +31,8 @@ from kdcache.losses.objective import Objective
 from kdcache.losses.rule import judge
 from kdcache.teacher.stores import Outputs, first_rows, rows_of, shared_tables
 from kdcache.training import heads
-from kdcache.training.batch import Batch, CachedSteps, MemorySteps, TrainStep, collate
+from kdcache.training.batch import Batch, collate
+from kdcache.training.steps import CachedSteps, MemorySteps, TrainStep
 
 SPLIT = "train"
 Logits = Callable[[Any, Batch], Tensor]

@@ -97,14 +97,14 @@ class ItemColumns:
     def item(self, index: int) -> Item:
         """One item; its arrays are read-only views."""
         inputs = {name.removeprefix(_INPUT): self._cut(name, index) for name in self.lists if name.startswith(_INPUT)}
-        uid = self.uid[index].as_py()
+        uid, meta = self.uid[index].as_py(), self.meta[index].as_py()
         return Item(
             uid=uid,
             inputs=inputs,
             positions_R=self._cut("positions", index),
             labels_R=self._cut("labels", index),
             classes_R=self._cut("classes", index),
-            meta=parse_json(self.meta[index].as_py().encode(), where=f"meta of item {uid!r}"),
+            meta={} if meta == "{}" else parse_json(meta.encode(), where=f"meta of item {uid!r}"),
         )
 
     def _cut(self, name: str, index: int) -> NDArray[np.int32]:

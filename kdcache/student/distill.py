@@ -22,10 +22,12 @@ from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps
 from kdcache.student.plan import Plan, StudentConfig, finished
 from kdcache.student.shared import Inputs, Shared
 from kdcache.training import checkpoint, evaluate, models
-from kdcache.training.batch import CachedSteps
+from kdcache.training.steps import CachedSteps
 from kdcache.training.engine import Engine
 from kdcache.training.log import RunLog, scores_text
-from kdcache.training.loop import Steps, effective, engine_settings, fit
+from kdcache.training.loop import fit
+from kdcache.training.settings import effective, engine_settings
+from kdcache.training.steps import Steps
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id
 from kdcache.training.start import build, start
 from kdcache.training.world import World, barrier

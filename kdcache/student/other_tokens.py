@@ -19,7 +19,8 @@ from kdcache.core import order
 from kdcache.core.errors import CacheMismatch, IncompatibleTargets
 from kdcache.core.types import IGNORE, Item, PackedRows
 from kdcache.tasks.base import Task
-from kdcache.training.batch import Batch, CachedSteps, TrainStep, collate
+from kdcache.training.batch import Batch, collate
+from kdcache.training.steps import CachedSteps, TrainStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from kdcache.core.configuration import MIXED, Configuration
 from kdcache.core.errors import ConfigError, IncompatibleTargets, RunError
 from kdcache.core.results import RunResult, read_run
 from kdcache.losses import rule
-from kdcache.training.loop import TrainingConfig, content
+from kdcache.training.settings import TrainingConfig, content
 from kdcache.training.models import ModelsConfig
 from kdcache.training.run import RunFile
 

@@ -19,10 +19,11 @@ from kdcache.core.errors import ConfigError
 from kdcache.core.results import write_json
 from kdcache.losses.objective import Objective
 from kdcache.training import checkpoint, evaluate, models
-from kdcache.training.batch import MemorySteps
+from kdcache.training.steps import MemorySteps
 from kdcache.training.engine import Engine
 from kdcache.training.log import RunLog, scores_text
-from kdcache.training.loop import Point, TrainingConfig, content, engine_settings, fit
+from kdcache.training.loop import Point, fit
+from kdcache.training.settings import TrainingConfig, content, engine_settings
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
 from kdcache.training.start import build, start
 from kdcache.training.world import World, barrier

@@ -1,12 +1,12 @@
-"""Items to padded tensors, and the steps that the loop runs.
+"""Items to padded tensors.
 
 B items  L tokens (padded)  R rows
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,13 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdcache.cache.loader import Loader, Micro
-from kdcache.core import order
 from kdcache.core.errors import ModelError
-from kdcache.core.types import IGNORE, Item
+from kdcache.core.types import Item
 from kdcache.losses import facts as finding
 from kdcache.losses.facts import Facts
-from kdcache.losses.packed import PackedTargets, Teacher
+from kdcache.losses.packed import PackedTargets
 from kdcache.losses.targets import Mixture, Targets
 
 DECODER = "decoder_"
@@ -65,22 +63,43 @@ class Batch:
 
         Teacher rows travel packed and are expanded there.
         """
-        targets = self.targets if self.packed is None else self.packed.to(device)
         if device.type == "cpu":
+            targets = self.targets if self.packed is None else self.packed.to(device)
             return replace(self, targets=targets, packed=None)
-        return Batch(
-            inputs={name: _send(value, device) for name, value in self.inputs.items()},
-            positions_R2=_send(self.positions_R2, device),
-            labels_R=_send(self.labels_R, device),
-            weights_R=_send(self.weights_R, device),
-            classes_R=_send(self.classes_R, device),
-            facts=self.facts,
+        tensors = self.tensors()
+        return self.filled({n: t.pin_memory().to(device, non_blocking=True) for n, t in tensors.items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that travels to a device, by name, on the CPU: `packed` as its arrays, without `targets`."""
+        rows = {} if self.packed is None else {f"{_ROWS}{name}": t for name, t in self.packed.arrays().items()}
+        inputs = {f"{_INPUTS}{name}": tensor for name, tensor in self.inputs.items()}
+        return {**inputs, **{name: getattr(self, name) for name in _OWN}, **rows}
+
+    def filled(self, tensors: Mapping[str, Tensor]) -> Batch:
+        """The batch with the tensors of `tensors()`, or their like, in place of its own; teacher rows are expanded.
+
+        Args:
+            tensors: on any device.
+        """
+        targets = self.targets
+        if self.packed is not None:
+            targets = self.packed.expand(_under(tensors, _ROWS))
+        return replace(
+            self,
+            inputs=_under(tensors, _INPUTS),
+            **{name: tensors[name] for name in _OWN},
             targets=targets,
+            packed=None,
         )
 
 
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True)
+_INPUTS, _ROWS = "inputs.", "rows."
+_OWN = ("positions_R2", "labels_R", "weights_R", "classes_R")
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin so, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def collate(
@@ -159,127 +178,3 @@ def read_rows(task: RowReader, outputs: Any, batch: Batch) -> Tensor:
         return logits_RV
     other_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device)[None, :] >= batch.classes_R[:, None]
     return logits_RV.masked_fill(other_RV, MASKED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainStep:
-    """One optimiser step of this rank.
-
-    Attributes:
-        epoch: from 0.
-        index: step within the epoch.
-        batches: this rank's micro-batches, the same number on every rank.
-        num_rows: rows with a teacher in the step, over all ranks.
-        num_labels: rows with a label in the step, over all ranks.
-    """
-
-    epoch: int
-    index: int
-    batches: tuple[Batch, ...]
-    num_rows: int
-    num_labels: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemorySteps:
-    """Steps over items in memory (the teacher's own fine-tuning), in the same order as a cache would give them.
-
-    Attributes:
-        items: the training split.
-        batch_size: items of a step over all ranks and accumulation steps.
-        micro_batch_size: items of a forward pass on one rank.
-        seed: of the order.
-        rank: this process.
-        world_size: processes.
-        pad_token_id: fills `input_ids`.
-    """
-
-    items: Sequence[Item]
-    batch_size: int
-    micro_batch_size: int
-    seed: int
-    rank: int
-    world_size: int
-    pad_token_id: int
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of an epoch."""
-        return order.num_steps(len(self.items), self.batch_size)
-
-    def epoch(self, epoch: int) -> Iterator[TrainStep]:
-        """The steps of an epoch."""
-        lengths = np.array([item.num_tokens for item in self.items], dtype=np.int64)
-        rounds = order.num_rounds(self.batch_size, micro_batch_size=self.micro_batch_size, world_size=self.world_size)
-        steps = order.epoch_steps(lengths, batch_size=self.batch_size, seed=self.seed, epoch=epoch)
-        for index, step in enumerate(steps):
-            slots = order.deal(
-                step,
-                lengths,
-                rounds=rounds,
-                micro_batch_size=self.micro_batch_size,
-                rank=self.rank,
-                world_size=self.world_size,
-            )
-            chosen = [self.items[i] for i in step]
-            yield TrainStep(
-                epoch=epoch,
-                index=index,
-                batches=tuple(
-                    collate([self.items[i] for i in slot.items], pad_token_id=self.pad_token_id, weights_B=slot.weights)
-                    for slot in slots
-                ),
-                num_rows=sum(item.num_rows for item in chosen),
-                num_labels=sum(int((item.labels_R != IGNORE).sum()) for item in chosen),
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachedSteps:
-    """Steps streamed from a cache.
-
-    Attributes:
-        loader: of the training split, with the rows of `teachers`.
-        teachers: whose rows are the targets: one, the two of a mixture, or none for hard labels only.
-        teacher_weight: of the first, where there are two.
-        pad_token_id: fills `input_ids`.
-    """
-
-    loader: Loader
-    teachers: tuple[str, ...]
-    teacher_weight: float = 0.5
-    pad_token_id: int
-    _teachers: dict[str, Teacher] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of an epoch."""
-        return self.loader.num_steps
-
-    def batch(self, micro: Micro) -> Batch:
-        """A micro-batch of the loader as tensors."""
-        packed = None
-        if self.teachers:
-            packed = PackedTargets(
-                rows=tuple(micro.rows[name] for name in self.teachers),
-                teachers=tuple(self._teacher(name) for name in self.teachers),
-                weight=self.teacher_weight,
-            )
-        return collate(micro.items, pad_token_id=self.pad_token_id, weights_B=micro.weights_I, packed=packed)
-
-    def _teacher(self, name: str) -> Teacher:
-        """The teacher's head and tables, kept for the whole training."""
-        if name not in self._teachers:
-            self._teachers[name] = Teacher(head=self.loader.cache.head(name))
-        return self._teachers[name]
-
-    def epoch(self, epoch: int) -> Iterator[TrainStep]:
-        """The steps of an epoch."""
-        for step in self.loader.steps(epoch):
-            yield TrainStep(
-                epoch=epoch,
-                index=step.index,
-                batches=tuple(self.batch(micro) for micro in step.micros),
-                num_rows=step.num_rows,
-                num_labels=step.num_labels,
-            )

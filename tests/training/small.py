@@ -20,10 +20,12 @@ from kdcache.core.order import epoch_steps, num_steps
 from kdcache.core.types import Item, TaskSettings
 from kdcache.losses.objective import Objective
 from kdcache.tasks.classification import Classification
-from kdcache.training.batch import MemorySteps
+from kdcache.training.steps import MemorySteps
 from kdcache.training.engine import Engine, decay_groups
 from kdcache.training.log import RunLog
-from kdcache.training.loop import Steps, TrainingConfig, engine_settings, fit, learning_rate
+from kdcache.training.loop import fit, learning_rate
+from kdcache.training.settings import TrainingConfig, engine_settings
+from kdcache.training.steps import Steps
 from kdcache.training.start import build
 from kdcache.training.world import World
 

@@ -14,7 +14,7 @@ from kdcache.cache.reader import Cache
 from kdcache.core.errors import ConfigError
 from kdcache.losses.objective import Objective
 from kdcache.losses.targets import HiddenTargets, Mixture, SparseTargets
-from kdcache.training.batch import CachedSteps
+from kdcache.training.steps import CachedSteps
 from tests.cache.conftest import build_toy
 
 CLASSES = 100

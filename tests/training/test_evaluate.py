@@ -11,7 +11,7 @@ import pytest
 from kdcache.core.types import Item
 from kdcache.tasks.base import Reading
 from kdcache.training import evaluate
-from kdcache.training.loop import engine_settings
+from kdcache.training.settings import engine_settings
 from kdcache.training.start import build
 from kdcache.training.world import World
 from tests.ranks import run_ranks

@@ -16,9 +16,10 @@ from kdcache.core.config import parse
 from kdcache.core.errors import ConfigError
 from kdcache.core.types import Example, Item, TaskSettings
 from kdcache.tasks import make
-from kdcache.training.batch import MemorySteps
+from kdcache.training.steps import MemorySteps
 from kdcache.training.log import RunLog
-from kdcache.training.loop import TrainingConfig, engine_settings, fit
+from kdcache.training.loop import fit
+from kdcache.training.settings import TrainingConfig, engine_settings
 from kdcache.training.models import ModelSource, load_tokenizer
 from kdcache.training.start import build
 from kdcache.training.world import World
