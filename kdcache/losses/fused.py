@@ -2,7 +2,8 @@
 
     logits = cap(scale * (W h + b))    per chunk; then at once    dh = G W,  dW += G' h,  db += sum G
 
-Weight and bias gradients are accumulated in float32 (float64 if the hidden vectors are), whatever the model's dtype.
+Weight and bias gradients are accumulated in float32 (float64 if the products are), whatever the model's dtype. Products
+run in the dtype of the vectors and the weight, or in another one, as under autocast, which itself has no effect here.
 
 R rows  C rows of a chunk  V classes  D hidden size
 """
@@ -28,13 +29,14 @@ LARGE_CHUNK_BYTES = 1 << 29
 """Of other devices: 512 MB, 2,048 rows of 131,072 classes in 16 bits."""
 
 
-def head_losses(hidden_RD: Tensor, head: Head, work: Work) -> RowLosses:
+def head_losses(hidden_RD: Tensor, head: Head, work: Work, *, compute: torch.dtype) -> RowLosses:
     """Losses of rows from what enters the student's head; only `total` has a gradient, and only a first one.
 
     Args:
-        hidden_RD: of the student, in the dtype of the head's weight.
+        hidden_RD: of the student.
         head: of the student.
         work: see `work.plan`.
+        compute: dtype of products and logits; the head is copied into it if it has another one.
 
     Returns:
         `total` is the sum over rows, a scalar; the others are [R].
@@ -42,7 +44,7 @@ def head_losses(hidden_RD: Tensor, head: Head, work: Work) -> RowLosses:
     tensors = (hidden_RD, head.weight_VD, head.bias_V)
     if not torch.is_grad_enabled():  # the function would compute gradients that nobody asks for
         tensors = (hidden_RD.detach(), head.weight_VD.detach(), None if head.bias_V is None else head.bias_V.detach())
-    total, hard, soft, floor = _HeadLosses.apply(*tensors, head, work)  # type: ignore[no-untyped-call]
+    total, hard, soft, floor = _HeadLosses.apply(*tensors, head, work, compute)  # type: ignore[no-untyped-call]
     return RowLosses(total=total, hard=hard, soft=soft, floor=floor)
 
 
@@ -51,14 +53,21 @@ class _HeadLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, head: Head, work: Work
+        ctx: Any,
+        hidden_RD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        head: Head,
+        work: Work,
+        compute: torch.dtype,
     ) -> tuple[Tensor, ...]:
         sums = _Gradients(hidden_RD, weight_VD, bias_V, wanted=ctx.needs_input_grad[:3], dtype=work.dtype)
-        limit = CHUNK_ELEMENTS.get(hidden_RD.device.type, LARGE_CHUNK_BYTES // hidden_RD.element_size())
+        weight_VD, bias_V = weight_VD.to(compute), None if bias_V is None else bias_V.to(compute)
+        limit = CHUNK_ELEMENTS.get(hidden_RD.device.type, LARGE_CHUNK_BYTES // compute.itemsize)
         step = max(1, limit // max(1, head.num_classes))
         parts = []
         for start in range(0, len(hidden_RD), step):
-            chunk_CD = hidden_RD[start : start + step]
+            chunk_CD = hidden_RD[start : start + step].to(compute)
             logits_CV = functional.linear(chunk_CD, weight_VD, bias_V)
             logits_CV, slope_CV = _activate(logits_CV, head)
             gradient_CV = logits_CV if sums.any else None
@@ -84,8 +93,8 @@ class _HeadLosses(torch.autograd.Function):
             raise TrainingError("the loss was differentiated twice; compute it again instead of keeping its graph")
         sums, ctx.sums = ctx.sums, None
         if factor is None:
-            return None, None, None, None, None
-        return (*sums.scaled(factor), None, None)
+            return None, None, None, None, None, None
+        return (*sums.scaled(factor), None, None, None)
 
 
 class _Gradients:
@@ -109,7 +118,11 @@ class _Gradients:
     def add(self, start: int, chunk_CD: Tensor, weight_VD: Tensor, gradient_CV: Tensor) -> None:
         """Take in a chunk."""
         if self._hidden is not None:
-            torch.mm(gradient_CV, weight_VD, out=self._hidden[start : start + len(chunk_CD)])
+            part_CD = self._hidden[start : start + len(chunk_CD)]
+            if part_CD.dtype == gradient_CV.dtype:
+                torch.mm(gradient_CV, weight_VD, out=part_CD)
+            else:
+                part_CD.copy_(torch.mm(gradient_CV, weight_VD))
         if self._weight is not None:
             add_product(self._weight, gradient_CV.T, chunk_CD)  # no second [V, D]
         if self._bias is not None:

@@ -18,9 +18,10 @@ from torch import Tensor
 from kdcache.core.configuration import Configuration
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.types import IGNORE
-from kdcache.losses import autograd, fused
+from kdcache.losses import autograd, fused, precision
 from kdcache.losses import facts as finding
 from kdcache.losses import work as working
+from kdcache.losses.counts import Count, Counts, mean
 from kdcache.losses.divergence import Distance
 from kdcache.losses.facts import Facts
 from kdcache.losses.head import Head
@@ -72,8 +73,8 @@ class Objective(Configuration):
         labels_R: Tensor,
         *,
         weights_R: Tensor | None = None,
-        num_rows: int | None = None,
-        num_labels: int | None = None,
+        num_rows: Count | None = None,
+        num_labels: Count | None = None,
         facts: Facts | None = None,
         in_place: bool = False,
     ) -> Losses:
@@ -84,11 +85,11 @@ class Objective(Configuration):
             targets: teacher rows; null only with alpha = 0. Both means then run over a row's own classes.
             labels_R: int64, gold classes, `IGNORE` (-100) where there is none.
             weights_R: 0 for rows of fillers, 1 otherwise.
-            num_rows: rows with a teacher in the whole step over ranks and accumulation; default: of this batch.
-            num_labels: rows with a label in the whole step; default: of this batch.
+            num_rows: rows with a teacher in the whole step over ranks and accumulation, as a number or as a tensor on
+                the logits' device, shape []; 0 counts as 1; default: of this batch.
+            num_labels: rows with a label in the whole step, likewise.
             facts: of exactly these labels, weights and targets, as kdcache's batches bring them; default: they are
-                looked for, which waits for the device. With them, and with both counts for float16 logits, nothing in
-                a step waits.
+                looked for, which waits for the device. With them nothing waits, and nothing is copied from the host.
             in_place: the logits are not needed again and may become their own gradient, which saves [R, V].
 
         Returns:
@@ -96,15 +97,17 @@ class Objective(Configuration):
 
         Raises:
             IncompatibleTargets: alpha > 0 without targets, or rows, classes and labels that do not fit.
+
+        Autocast has no effect inside: what is computed in float32 stays so.
         """
-        counts = _Counts.of(labels_R, weights_R, num_rows, num_labels)
         dtype = torch.float64 if logits_RV.dtype == torch.float64 else torch.float32
-        # Half of float16's range is lost to 1/rows; there the mean is taken after the gradient's rows are scaled.
-        unit = self._unit(counts) if logits_RV.dtype == torch.float16 else 1.0
         shape = (logits_RV.shape[0], logits_RV.shape[1])
-        facts = facts or self._look(shape, targets, labels_R, weights_R)
-        work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
-        return self._sums(autograd.row_losses(logits_RV, work, in_place=in_place), counts, unit=unit)
+        with precision.as_written(logits_RV.device):
+            counts = Counts.of(labels_R, weights_R, num_rows, num_labels)
+            unit = self._unit(counts, logits_RV.dtype)
+            facts = facts or self._look(shape, targets, labels_R, weights_R)
+            work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
+            return self._sums(autograd.row_losses(logits_RV, work, in_place=in_place), counts, unit=unit)
 
     def from_hidden(
         self,
@@ -114,40 +117,48 @@ class Objective(Configuration):
         labels_R: Tensor,
         *,
         weights_R: Tensor | None = None,
-        num_rows: int | None = None,
-        num_labels: int | None = None,
+        num_rows: Count | None = None,
+        num_labels: Count | None = None,
         facts: Facts | None = None,
+        compute: torch.dtype | None = None,
     ) -> Losses:
         """The same loss from what enters the student's output head; [R, V] is never held.
 
         Args:
-            hidden_RD: student hidden vectors.
-            head: of the student; its weight and bias may require gradients.
+            hidden_RD: student hidden vectors; they get their gradient in their own dtype.
+            head: of the student; its weight and bias may require gradients, which are summed in float32 (float64 if the
+                vectors are) and rounded to their own dtype at the end: float32 ones are not rounded.
             targets: as in a call; so are the others.
             labels_R: gold classes.
             weights_R: 0 for rows of fillers.
             num_rows: rows with a teacher in the whole step.
             num_labels: rows with a label in the whole step.
             facts: of the rows.
+            compute: dtype of the products and of the logits; vectors and weight are copied into it where they have another
+                one, so a head in float32 is multiplied in bfloat16, as under autocast. Default: that of the vectors.
 
         Raises:
             IncompatibleTargets: as in a call.
         """
-        counts = _Counts.of(labels_R, weights_R, num_rows, num_labels)
-        dtype = torch.float64 if hidden_RD.dtype == torch.float64 else torch.float32
-        unit = self._unit(counts) if hidden_RD.dtype == torch.float16 else 1.0
+        compute = hidden_RD.dtype if compute is None else compute
+        dtype = torch.float64 if compute == torch.float64 else torch.float32
         shape = (hidden_RD.shape[0], head.num_classes)
-        facts = facts or self._look(shape, targets, labels_R, weights_R)
-        work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
-        return self._sums(fused.head_losses(hidden_RD, head, work), counts, unit=unit)
+        with precision.as_written(hidden_RD.device):
+            counts = Counts.of(labels_R, weights_R, num_rows, num_labels)
+            unit = self._unit(counts, compute)
+            facts = facts or self._look(shape, targets, labels_R, weights_R)
+            work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
+            return self._sums(fused.head_losses(hidden_RD, head, work, compute=compute), counts, unit=unit)
 
     def rows(self, logits_RV: Tensor, targets: Targets | Mixture) -> Tensor:
         """L2 of each row, unreduced and unscaled, [R]."""
-        return self._rows(logits_RV, targets).total
+        with precision.as_written(logits_RV.device):
+            return self._rows(logits_RV, targets).total
 
     def above_floor(self, logits_RV: Tensor, targets: Targets | Mixture) -> Tensor:
         """L2 of each row above the smallest value it can take, [R], as in `Losses.kl`; it has no gradient."""
-        losses = self._rows(logits_RV.detach(), targets)
+        with precision.as_written(logits_RV.device):
+            losses = self._rows(logits_RV.detach(), targets)
         return losses.soft - losses.floor
 
     def _rows(self, logits_RV: Tensor, targets: Targets | Mixture) -> RowLosses:
@@ -164,10 +175,10 @@ class Objective(Configuration):
         shape: tuple[int, int],
         targets: Targets | Mixture | None,
         labels_R: Tensor,
-        counts: _Counts,
+        counts: Counts,
         facts: Facts,
         *,
-        unit: float,
+        unit: float | Tensor,
         dtype: torch.dtype,
     ) -> Work:
         if self.alpha > 0 and targets is None:
@@ -193,42 +204,20 @@ class Objective(Configuration):
             return Facts(width=0, ragged=False, unlabelled=False, fillers=False, has_tail=False)
         return finding.look(labels_R, weights_R, targets, width=shape[1])
 
-    def _unit(self, counts: _Counts) -> float:
-        """The larger of the two factors of a row."""
-        hard = (1 - self.alpha) / float(counts.num_labels)
-        return max(hard, self.alpha * self.scale / float(counts.num_rows))
+    def _unit(self, counts: Counts, dtype: torch.dtype) -> float | Tensor:
+        """What rows' factors are divided by before the gradient is made, and the sum multiplied by after.
 
-    def _sums(self, losses: RowLosses, counts: _Counts, *, unit: float) -> Losses:
-        soft = _mean(losses.soft, counts.weights_R, counts.num_rows)
+        Half of float16's range would be lost to 1/rows.
+        """
+        if dtype != torch.float16:
+            return 1.0
+        return counts.unit(1 - self.alpha, self.alpha * self.scale, torch.float32)
+
+    def _sums(self, losses: RowLosses, counts: Counts, *, unit: float | Tensor) -> Losses:
+        soft = mean(losses.soft, counts.weights_R, counts.num_rows)
         return Losses(
-            total=losses.total.sum() * unit if unit != 1 else losses.total.sum(),
-            hard=_mean(losses.hard, counts.labelled_R, counts.num_labels),
+            total=losses.total.sum() * unit if isinstance(unit, Tensor) or unit != 1 else losses.total.sum(),
+            hard=mean(losses.hard, counts.labelled_R, counts.num_labels),
             soft=soft,
-            kl=soft - _mean(losses.floor, counts.weights_R, counts.num_rows),
+            kl=soft - mean(losses.floor, counts.weights_R, counts.num_rows),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Counts:
-    """Who takes part in which mean, float32 [R], and what the sums are divided by."""
-
-    weights_R: Tensor
-    labelled_R: Tensor
-    num_rows: int | Tensor
-    num_labels: int | Tensor
-
-    @classmethod
-    def of(cls, labels_R: Tensor, weights_R: Tensor | None, num_rows: int | None, num_labels: int | None) -> _Counts:
-        weights_R = torch.ones(len(labels_R), device=labels_R.device) if weights_R is None else weights_R
-        labelled_R = (labels_R != IGNORE) * weights_R
-        return cls(
-            weights_R=weights_R,
-            labelled_R=labelled_R,
-            num_rows=weights_R.sum(dtype=torch.float64).clamp(min=1) if num_rows is None else max(1, num_rows),
-            num_labels=labelled_R.sum(dtype=torch.float64).clamp(min=1) if num_labels is None else max(1, num_labels),
-        )
-
-
-def _mean(values_R: Tensor, weights_R: Tensor, count: int | Tensor) -> Tensor:
-    """Weighted mean; a weight of 0 hides also a value that is not finite."""
-    return (torch.where(weights_R == 0, 0.0, values_R * weights_R).sum() / count).to(values_R.dtype)

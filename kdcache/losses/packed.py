@@ -1,8 +1,10 @@
 """From a cache's packed rows to targets: the packed bytes go to the device and are expanded there.
 
-What the arrays hold is defined by the codecs in `cache/codecs/`; a test holds both sides to each other.
+Each way has two steps, which can be taken apart: `arrays_of` and `expand`, or `arrays` and `expand` of `PackedTargets`.
+So arrays may lie in buffers that a CUDA graph reads, and the graph begins with their expansion. A teacher's tables go
+to a device once, with the first rows that are expanded there: expand some before a capture.
 
-R rows  V classes  K kept (padded)  N atoms  D hidden size
+V classes  D hidden size
 """
 
 from __future__ import annotations
@@ -18,17 +20,10 @@ from torch import Tensor
 
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.types import PackedRows
-from kdcache.losses import rotation
+from kdcache.losses import expansion, rotation
 from kdcache.losses.head import Head
 from kdcache.losses.rotation import Window
-from kdcache.losses.targets import HiddenTargets, Mixture, SparseTargets, Targets
-
-GAP_STEP = 2.0**-5
-"""Nats of a gap of codec compact, before its row's doublings."""
-POSITION_STEP = 2.0**-10
-WEIGHT_STEP = 32.0 / 0xFFFE
-"""Nats of an atom's position (before its row's doublings) and of its log weight."""
-UNUSED = 0xFFFF
+from kdcache.losses.targets import HiddenTargets, Mixture, Targets
 
 Arrays = Mapping[str, NDArray[Any]]
 _SIGNED = {"uint16": np.int16, "uint32": np.int32}
@@ -101,19 +96,41 @@ def unpack(
         IncompatibleTargets: rows of store hidden without a head.
     """
     shared = share(packed.shared, head, device) if shared is None else shared
-    sent = {name: _send(_tensor(array), torch.device(device)) for name, array in packed.arrays.items()}
-    if packed.store == "hidden":
-        if shared.head is None:
-            raise IncompatibleTargets(
-                "rows of store hidden are logits only through their teacher's head; read it with Cache.head"
-            )
-        return HiddenTargets(
-            hidden_RD=_hidden(packed.codec, sent, shared),
-            head=shared.head,
-            num_classes_R=sent["num_classes"].long(),
-            gold_R=sent["gold"],
+    return expand(packed.store, packed.codec, _send(arrays_of(packed), device), shared)
+
+
+def arrays_of(packed: PackedRows) -> dict[str, Tensor]:
+    """The arrays of packed rows as tensors on the CPU, what `expand` takes once they are on a device.
+
+    Unsigned integers keep their bits as signed ones. An array that can be written to is shared, not copied.
+    """
+    return {name: _tensor(array) for name, array in packed.arrays.items()}
+
+
+def expand(store: str, codec: str, sent: Mapping[str, Tensor], shared: Shared) -> Targets:
+    """Targets from packed arrays that are on a device already; nothing waits for it, or comes from the host's memory.
+
+    Args:
+        store, codec: of `PackedRows`.
+        sent: the tensors of `arrays_of`, all on one device. Columns beyond a row's `num_kept` may hold anything, and a
+            row of a filler may be all zeros.
+        shared: what `share` made for this device.
+
+    Raises:
+        IncompatibleTargets: rows of store hidden without a head, of codec int8 without a mean vector.
+    """
+    if store != "hidden":
+        return expansion.sparse(codec, sent, shared.id_table_V)
+    if shared.head is None:
+        raise IncompatibleTargets(
+            "rows of store hidden are logits only through their teacher's head; read it with Cache.head"
         )
-    return _sparse(packed.codec, sent, shared)
+    return HiddenTargets(
+        hidden_RD=expansion.hidden(codec, sent, shared.mean_D, shared.windows),
+        head=shared.head,
+        num_classes_R=sent["num_classes"].long(),
+        gold_R=sent["gold"],
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,15 +142,24 @@ class Teacher:
     """
 
     head: Arrays | None = None
-    _on_device: dict[str, Shared] = field(default_factory=dict, repr=False, compare=False)
+    _on_device: dict[torch.device, Shared] = field(default_factory=dict, repr=False, compare=False)
 
     def unpack(self, packed: PackedRows, device: torch.device | str) -> Targets:
         """Targets on the device."""
-        key = str(device)
-        if key not in self._on_device:
+        return self.expand(packed, _send(arrays_of(packed), device))
+
+    def expand(self, packed: PackedRows, sent: Mapping[str, Tensor]) -> Targets:
+        """Targets where the arrays are; the teacher's tables are sent there the first time.
+
+        Args:
+            packed: says store and codec, and has the tables.
+            sent: the tensors of `arrays_of` of these rows, or of others of the same teacher, all on one device.
+        """
+        device = sent["num_classes"].device
+        if device not in self._on_device:
             head = None if self.head is None else read_head(self.head)
-            self._on_device[key] = share(packed.shared, head, device)
-        return unpack(packed, device=device, shared=self._on_device[key])
+            self._on_device[device] = share(packed.shared, head, device)
+        return expand(packed.store, packed.codec, sent, self._on_device[device])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,81 +183,35 @@ class PackedTargets:
         return any(bool((arrays["num_kept"] < arrays["num_classes"]).any()) for arrays in kept)
 
     def to(self, device: torch.device | str) -> Targets | Mixture:
-        """Expanded targets on the device."""
-        found = [teacher.unpack(rows, device) for teacher, rows in zip(self.teachers, self.rows, strict=True)]
+        """Expanded targets on the device; to CUDA from page-locked memory and without waiting."""
+        return self.expand(_send(self.arrays(), device))
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The packed arrays as tensors on the CPU, named by their teacher's number: `0.ids`; see `arrays_of`."""
+        return {
+            f"{number}.{name}": tensor
+            for number, rows in enumerate(self.rows)
+            for name, tensor in arrays_of(rows).items()
+        }
+
+    def expand(self, sent: Mapping[str, Tensor]) -> Targets | Mixture:
+        """Targets where the arrays are. Only store, codec, tables and weight are these rows'; the numbers are `sent`'s.
+
+        Args:
+            sent: the tensors of `arrays`, or of another batch of the same teachers, all on one device.
+
+        Raises:
+            IncompatibleTargets: as `packed.expand`.
+        """
+        found = []
+        for number, (teacher, rows) in enumerate(zip(self.teachers, self.rows, strict=True)):
+            own = f"{number}."
+            theirs = {name.removeprefix(own): tensor for name, tensor in sent.items() if name.startswith(own)}
+            found.append(teacher.expand(rows, theirs))
         if len(found) == 1:
             return found[0]
         first, second = found
         return Mixture(first=first, second=second, weight=self.weight)
-
-
-def _sparse(codec: str, sent: Mapping[str, Tensor], shared: Shared) -> SparseTargets:
-    num_kept_R, num_classes_R = sent["num_kept"].long(), sent["num_classes"].long()
-    width = sent["logprobs" if codec == "dense" else "ids"].shape[1]
-    place_K = torch.arange(width, device=num_kept_R.device)
-    kept_RK = place_K[None, :] < num_kept_R[:, None]
-    if codec == "dense":
-        ids_RK = place_K.expand(len(num_kept_R), width)
-        atoms_RN2, moments_R2 = sent["lse"].new_zeros(len(kept_RK), 0, 2), sent["lse"].new_zeros(len(kept_RK), 2)
-    else:
-        ids_RK = _ids(sent, kept_RK)
-        atoms_RN2 = _atoms(sent["atoms"], sent["atom_shift"], num_classes_R - num_kept_R)
-        moments_R2 = sent["moments"].float()
-    if codec == "compact" and shared.id_table_V is not None:
-        ids_RK = shared.id_table_V[ids_RK]
-    logprobs_RK = _falling(sent, kept_RK) if codec == "compact" else sent["logprobs"].float()
-    return SparseTargets(
-        ids_RK=ids_RK.masked_fill(~kept_RK, 0),
-        logprobs_RK=logprobs_RK.masked_fill(~kept_RK, -torch.inf),
-        num_kept_R=num_kept_R,
-        num_classes_R=num_classes_R,
-        lse_R=sent["lse"],
-        atoms_RN2=atoms_RN2,
-        moments_R2=moments_R2,
-        gold_R=sent["gold"],
-    )
-
-
-def _ids(sent: Mapping[str, Tensor], kept_RK: Tensor) -> Tensor:
-    """Stored ids, int64 [R, K]; 0 where none is kept."""
-    ids_RK = _unsigned(sent["ids"])
-    if "ids_high" in sent:
-        ids_RK = ids_RK | (_unsigned(sent["ids_high"]) << 16)
-    return ids_RK.masked_fill(~kept_RK, 0)
-
-
-def _falling(sent: Mapping[str, Tensor], kept_RK: Tensor) -> Tensor:
-    """Log-probabilities of codec compact: first - code * step, float32; every product is exact."""
-    codes_RK = sent["gaps"].masked_fill(~kept_RK, 0).cumsum(dim=1, dtype=torch.int32)
-    step_R = GAP_STEP * _doublings(sent["gap_shift"]).float()
-    return sent["first"].float()[:, None] - codes_RK * step_R[:, None]
-
-
-def _atoms(codes_RN2: Tensor, shift_R: Tensor, size_R: Tensor) -> Tensor:
-    """(position, log weight) of the tail curve, float32; the weights of a row add up to V - k."""
-    codes = _unsigned(codes_RN2).double()
-    used_RN = codes[..., 1] != UNUSED
-    step_R = POSITION_STEP * _doublings(shift_R).double()
-    position_RN = torch.where(used_RN, -codes[..., 0] * step_R[:, None], 0.0)
-    weight_RN = torch.where(used_RN, (codes[..., 1] * -WEIGHT_STEP).exp(), 0.0)
-    share_RN = weight_RN / weight_RN.sum(dim=1, keepdim=True)
-    log_weight_RN = torch.where(used_RN, share_RN.log() + size_R.double().log()[:, None], -torch.inf)
-    return torch.stack([position_RN, log_weight_RN], dim=2).float()
-
-
-def _doublings(shift_R: Tensor) -> Tensor:
-    """2^shift, int64 [R]."""
-    return torch.ones_like(shift_R, dtype=torch.int64) << shift_R.long()
-
-
-def _hidden(codec: str, sent: Mapping[str, Tensor], shared: Shared) -> Tensor:
-    hidden_RD = sent["hidden"]
-    if codec != "int8":
-        return hidden_RD.view(torch.bfloat16) if codec == "bfloat16" else hidden_RD
-    if shared.mean_D is None:
-        raise IncompatibleTargets("rows of codec int8 need their teacher's mean vector and rotation seed")
-    scaled_RD = hidden_RD.float() * sent["scale"].float()[:, None]
-    return rotation.rotate_back(scaled_RD, shared.windows) + shared.mean_D
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
@@ -242,15 +222,12 @@ def _tensor(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _unsigned(tensor: Tensor) -> Tensor:
-    """int64 of unsigned integers from `_tensor`."""
-    return tensor.long() & 0xFFFF if tensor.dtype == torch.int16 else tensor.long()
-
-
 def _floats(tensor: Tensor) -> Tensor:
     """float32 of floats from `_tensor`, where bits of bfloat16 are int16."""
     return tensor.view(torch.bfloat16).float() if tensor.dtype == torch.int16 else tensor.float()
 
 
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+def _send(arrays: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+    if torch.device(device).type == "cuda":
+        return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in arrays.items()}
+    return {name: tensor.to(device) for name, tensor in arrays.items()}

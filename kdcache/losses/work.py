@@ -98,7 +98,7 @@ class Work:
             into_BV = None if gradient_RV is None else gradient_RV[part, :width]
             losses[:, part] = self._block(cut_BV, into_BV, first + start, scratch)
         if gradient_RV is not None and gradient_RV.shape[1] > width:
-            gradient_RV[:, width:] = 0
+            gradient_RV[:, width:].zero_()
         total, hard, soft, floor = losses
         return RowLosses(total=total, hard=hard, soft=soft, floor=floor)
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdcache.core.configuration import Loss
 from kdcache.losses import blocks
@@ -19,6 +14,7 @@ from kdcache.losses.objective import Objective
 from kdcache.losses.rule import Tail
 from kdcache.losses.selection import log_partition_flagged, select, select_flagged
 from kdcache.losses.targets import HiddenTargets, Mixture, SparseTargets, Targets
+from tests.capturing import NoWaiting
 from tests.losses import oracle
 
 R, V, K, D = 7, 60, 9, 8
@@ -26,22 +22,6 @@ CLASSES = torch.tensor([60, 60, 41, 60, 9, 5, 33])
 LABELS = torch.tensor([0, 59, -100, 7, 8, 4, -100])
 WEIGHTS = torch.tensor([1.0, 1, 1, 1, 1, 1, 0])
 FORMS = [("ce", "uniform"), ("ce", "bucket"), ("mse", "uniform"), ("reverse_kl", "bucket"), ("jsd", "bucket")]
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "item", "is_nonzero", "equal", "unique", "bincount")
-"""Operations whose result, or its size, the host must have before it can go on."""
-
-
-class NoWaiting(TorchDispatchMode):
-    """Refuses what would wait for a device, as if the CPU were one."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in WAITS:
-            raise AssertionError(f"{func} waits for the device")
-        if name in ("index", "index_put_", "index_put") and any(
-            isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1]
-        ):
-            raise AssertionError(f"{func} by a mask waits for the device")
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(params=["free to look", "as on a GPU"])

@@ -14,8 +14,8 @@ from torch import Tensor
 def add_product(sum_VD: Tensor, first_VC: Tensor, second_CD: Tensor) -> None:
     """`sum += first @ second`, in place.
 
-    Without a product that is added in float32, it is rounded to 16 bits first, once a chunk: still far better than a
-    sum in 16 bits.
+    A CPU multiplies in float32. Where another device has no product that is added in float32, it is rounded to 16 bits
+    first, once a chunk: still far better than a sum in 16 bits.
 
     Args:
         sum_VD: float32.
@@ -23,6 +23,8 @@ def add_product(sum_VD: Tensor, first_VC: Tensor, second_CD: Tensor) -> None:
     """
     if first_VC.dtype == sum_VD.dtype:
         sum_VD.addmm_(first_VC, second_CD)
+    elif sum_VD.device.type == "cpu":
+        sum_VD.addmm_(first_VC.to(sum_VD.dtype), second_CD.to(sum_VD.dtype))
     elif _mixed(sum_VD.device, first_VC.dtype):
         _add_mixed(sum_VD, first_VC, second_CD)
     else:
@@ -35,7 +37,10 @@ def _add_mixed(sum_VD: Tensor, first_VC: Tensor, second_CD: Tensor) -> None:
 
 @functools.cache
 def _mixed(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a 16-bit product can be added to float32 in one operation: tried once on small numbers, so known."""
+    """Whether a 16-bit product can be added to float32 in one operation: tried once on small numbers, so known.
+
+    The trial waits for the device, so it has to be over before a step is captured: the eager steps before it do that.
+    """
     first, second = torch.ones(16, 8, dtype=dtype, device=device), torch.ones(8, 32, dtype=dtype, device=device)
     found = torch.full((16, 32), 0.5, device=device)
     try:
