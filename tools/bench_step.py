@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,13 @@ from kdcache.cache.reader import Cache
 from kdcache.core.types import Item
 from kdcache.losses.objective import Objective
 from kdcache.teacher.settings import DumpConfig
-from kdcache.training.steps import CachedSteps, TrainStep
 from kdcache.training.engine import decay_groups
 from kdcache.training.log import RunLog
 from kdcache.training.loop import fit
 from kdcache.training.settings import TrainingConfig, engine_settings
 from kdcache.training.start import build
+from kdcache.training.steppers import stepper
+from kdcache.training.steps import CachedSteps, TrainStep
 from kdcache.training.world import World
 from tools import lm
 from tools.bench_dump import Case, dump
@@ -103,7 +104,9 @@ class Bench:
         )
         engine = build(deepcopy(self.student), engine_settings(config, self.world), self.world)
         task = self.case.job(DumpConfig()).task
-        for _ in fit(engine, steps, objective, rows=task, config=config, log=RunLog(None)):
+        log = RunLog(None)
+        stepping = stepper(engine, objective, rows=task, pad_token_id=0, config=config, log=log)
+        for _ in fit(stepping, steps, config=config, log=log):
             yield
 
     def plain(self, *, compute: torch.dtype | None = None) -> Iterator[None]:
@@ -159,12 +162,12 @@ def texts(count: int, *, shortest: int, longest: int, vocabulary: int = VOCABULA
     return [
         Item(
             uid=f"{i}",
-            inputs={"input_ids": random.integers(5, vocabulary, int(random.integers(shortest, longest + 1))).astype("i4")},
+            inputs={"input_ids": random.integers(5, vocabulary, int(length)).astype(np.int32)},
             positions_R=np.zeros(1, np.int32),
             labels_R=random.integers(0, 2, 1).astype(np.int32),
             classes_R=np.array([2], np.int32),
         )
-        for i in range(count)
+        for i, length in enumerate(random.integers(shortest, longest + 1, count))
     ]
 
 

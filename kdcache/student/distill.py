@@ -22,14 +22,14 @@ from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps
 from kdcache.student.plan import Plan, StudentConfig, finished
 from kdcache.student.shared import Inputs, Shared
 from kdcache.training import checkpoint, evaluate, models
-from kdcache.training.steps import CachedSteps
 from kdcache.training.engine import Engine
 from kdcache.training.log import RunLog, scores_text
 from kdcache.training.loop import fit
-from kdcache.training.settings import effective, engine_settings
-from kdcache.training.steps import Steps
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id
+from kdcache.training.settings import effective, engine_settings
 from kdcache.training.start import build, start
+from kdcache.training.steppers import stepper
+from kdcache.training.steps import CachedSteps, Steps
 from kdcache.training.world import World, barrier
 
 
@@ -71,11 +71,11 @@ def run(
     with RunLog(folder if world.rank == 0 else None, label=label) as log:
         log.write("start", key=planned.key, exactness=str(planned.verdict), teacher_forwards=0)
         prepared = time.monotonic() - started
-        selected, counters = _train(file, planned, inputs, world, log)
+        selected, counters, step = _train(file, planned, inputs, world, log)
         seconds = {"prepare": round(prepared, 2), "train": log.elapsed}
         log.write("end", **counters)
-    training = effective(planned.config.training, world)
-    result = _result(file, planned, selected, counters, seconds, training)
+    ran = {"training": effective(planned.config.training, world), "step": step}
+    result = _result(file, planned, selected, counters, seconds, ran)
     if world.rank == 0:
         write_run(folder, result, selected.evaluations)
     barrier(world)
@@ -97,8 +97,10 @@ class _Selected:
     fidelity: Mapping[str, float] = field(default_factory=dict)
 
 
-def _train(file: RunFile, planned: Plan, inputs: Inputs, world: World, log: RunLog) -> tuple[_Selected, dict[str, int]]:
-    """The training itself."""
+def _train(
+    file: RunFile, planned: Plan, inputs: Inputs, world: World, log: RunLog
+) -> tuple[_Selected, dict[str, int], dict[str, Any]]:
+    """The training itself: the checkpoint, counters, and what ran its steps."""
     config, data, tokenizer = planned.config, inputs.data, inputs.tokenizer
     pad = pad_token_id(tokenizer)
     model = skip_layers.build(
@@ -109,25 +111,26 @@ def _train(file: RunFile, planned: Plan, inputs: Inputs, world: World, log: RunL
     )
     steps = _steps(planned, inputs.others, world, pad)
     with closing(build(model, engine_settings(config, world), world)) as engine:
-        best, num_steps = _fit(planned, engine, steps, setup, data, log)
+        best, num_steps, ran = _fit(planned, engine, steps, setup, data, log)
     best = replace(best, evaluations=best.evaluations + _test(planned, data, setup))
     counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
     if inputs.others is not None:
         counters["rows_dropped"] = inputs.others.num_dropped
-    return best, counters
+    return best, counters, ran
 
 
 def _fit(
     planned: Plan, engine: Engine, steps: Steps, setup: evaluate.Setup, data: Prepared, log: RunLog
-) -> tuple[_Selected, int]:
-    """Train; the best checkpoint by validation, which is saved, and the number of steps."""
+) -> tuple[_Selected, int, dict[str, Any]]:
+    """Train; the best checkpoint by validation, which is saved, the number of steps, and what ran them."""
     config, world = planned.config, setup.world
     torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
     objective = Objective.of(planned.configuration, tail=planned.verdict.tail)
     theirs = fidelity.teacher_rows(planned.cache, planned.configuration.teachers, data.items["validation"])
     best = _Selected()
     num_steps = 0
-    for point in fit(engine, steps, objective, rows=data.task, config=config, log=log):
+    stepping = stepper(engine, objective, rows=data.task, pad_token_id=setup.pad_token_id, config=config, log=log)
+    for point in fit(stepping, steps, config=config, log=log):
         num_steps = point.step
         engine.train(False)
         compare = None if theirs is None else theirs.beside
@@ -142,7 +145,7 @@ def _fit(
             if world.rank == 0:
                 folder = planned.folder / "selected"
                 checkpoint.save(folder, model=engine.module, state=state, tokenizer=setup.tokenizer)
-    return best, num_steps
+    return best, num_steps, stepping.record()
 
 
 def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int) -> Steps:
@@ -198,7 +201,7 @@ def _result(
     selected: _Selected,
     counters: Mapping[str, int],
     seconds: Mapping[str, float],
-    training: Mapping[str, Any],
+    ran: Mapping[str, Any],
 ) -> RunResult:
     config, evaluations = planned.config, selected.evaluations
     teachers = {
@@ -223,7 +226,7 @@ def _result(
         extra={
             "teachers": teachers,
             "fidelity": selected.fidelity,
-            "training": training,
+            **ran,
             "model": file.models.student_digest(planned.name),
             "torch": torch.__version__,
         },

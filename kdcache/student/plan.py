@@ -14,9 +14,9 @@ from kdcache.core.configuration import MIXED, Configuration
 from kdcache.core.errors import ConfigError, IncompatibleTargets, RunError
 from kdcache.core.results import RunResult, read_run
 from kdcache.losses import rule
-from kdcache.training.settings import TrainingConfig, content
 from kdcache.training.models import ModelsConfig
 from kdcache.training.run import RunFile
+from kdcache.training.settings import TrainingConfig, content
 
 
 @dataclass(frozen=True, kw_only=True)

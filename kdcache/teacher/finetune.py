@@ -19,13 +19,14 @@ from kdcache.core.errors import ConfigError
 from kdcache.core.results import write_json
 from kdcache.losses.objective import Objective
 from kdcache.training import checkpoint, evaluate, models
-from kdcache.training.steps import MemorySteps
 from kdcache.training.engine import Engine
 from kdcache.training.log import RunLog, scores_text
 from kdcache.training.loop import Point, fit
-from kdcache.training.settings import TrainingConfig, content, engine_settings
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id, prepare
+from kdcache.training.settings import TrainingConfig, content, engine_settings
 from kdcache.training.start import build, start
+from kdcache.training.steppers import stepper
+from kdcache.training.steps import MemorySteps
 from kdcache.training.world import World, barrier
 
 ROLES = ("t_hs", "t_ll")
@@ -172,7 +173,8 @@ def _fine_tune(
     records: list[CheckpointRecord] = []
     best: dict[str, CheckpointRecord] = {}
     hard = Objective(teacher=None, alpha=0.0)
-    for point in fit(engine, steps, hard, rows=data.task, config=config, log=log):
+    stepping = stepper(engine, hard, rows=data.task, pad_token_id=pad, config=config, log=log)
+    for point in fit(stepping, steps, config=config, log=log):
         record = _evaluate(engine, data, setup, config.learning_rate, point)
         records.append(record)
         log.write("checkpoint", **asdict(record))

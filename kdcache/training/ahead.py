@@ -15,7 +15,7 @@ _LOOK_SECONDS = 0.2
 """How often a thread that waits for its reader looks whether there still is one."""
 
 
-def ahead(source: Iterator[S], work: Callable[[S], T], *, depth: int = 1) -> Iterator[T]:
+def ahead(source: Iterator[S], work: Callable[[S], T], *, depth: int = 1) -> Generator[T, None, None]:
     """`map(work, source)`, where a thread makes the next elements while one is used.
 
     What the source or the work raises is raised where the element is asked for. Closing the iterator ends the thread,

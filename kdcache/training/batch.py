@@ -84,12 +84,14 @@ class Batch:
         targets = self.targets
         if self.packed is not None:
             targets = self.packed.expand(_under(tensors, _ROWS))
-        return replace(
-            self,
+        return Batch(
             inputs=_under(tensors, _INPUTS),
-            **{name: tensors[name] for name in _OWN},
+            positions_R2=tensors["positions_R2"],
+            labels_R=tensors["labels_R"],
+            weights_R=tensors["weights_R"],
+            classes_R=tensors["classes_R"],
+            facts=self.facts,
             targets=targets,
-            packed=None,
         )
 
 

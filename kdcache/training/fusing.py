@@ -43,16 +43,17 @@ class Loss:
             raise ConfigError(
                 "fused = 'always' needs the head's whole weights, but zero_stage 3 spreads them; use auto"
             )
-        self._engine, self._objective, self._rows, self._fused, self._log = engine, objective, rows, fused, log
+        self.objective = objective
+        self._engine, self._rows, self._fused, self._log = engine, rows, fused, log
         self._spec: heads.HeadSpec | None = None
         self._decided = fused == "never" or engine.sharded
 
-    def __call__(self, batch: Batch, *, num_rows: int, num_labels: int) -> Losses:
+    def __call__(self, batch: Batch, *, num_rows: int | Tensor, num_labels: int | Tensor) -> Losses:
         """The loss of a micro-batch that is on the device.
 
         Args:
             batch: with its targets.
-            num_rows: rows with a teacher in the whole step.
+            num_rows: rows with a teacher in the whole step; a tensor on the device, where a graph reads it.
             num_labels: rows with a label in the whole step.
 
         Raises:
@@ -61,7 +62,7 @@ class Loss:
         if not self._decided:
             self._decide(batch)
         if self._spec is None:
-            return self._objective(
+            return self.objective(
                 read_rows(self._rows, self._engine.forward(batch.inputs), batch),
                 batch.targets,
                 batch.labels_R,
@@ -71,7 +72,7 @@ class Loss:
                 facts=batch.facts,
                 in_place=True,
             )
-        return self._objective.from_hidden(
+        return self.objective.from_hidden(
             self._hidden(self._spec, batch),
             heads.live(self._engine.module, self._spec),
             batch.targets,
@@ -80,6 +81,7 @@ class Loss:
             num_rows=num_rows,
             num_labels=num_labels,
             facts=batch.facts,
+            compute=self._engine.compute,
         )
 
     def _decide(self, batch: Batch) -> None:

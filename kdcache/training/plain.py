@@ -6,7 +6,7 @@ what a plain PyTorch loop would cost, and nothing beside: no process group, no s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -32,7 +32,10 @@ class PlainEngine:
         self._model = model.to(world.device, torch.float32)
         groups = [group for group in decay_groups(self._model, settings.weight_decay) if group["params"]]
         self._parameters = [p for group in groups for p in group["params"]]
-        self._optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
+        self._rate = torch.zeros((), device=world.device)  # a graph reads it
+        self._optimizer = torch.optim.AdamW(groups, lr=self._rate, fused=True, capturable=world.device.type == "cuda")
+        self._held = False
+        self._update: Callable[[], None] = self._eager
         self._waiting = 0
         if settings.compiled:
             body: Any = self._model.base_model
@@ -69,14 +72,31 @@ class PlainEngine:
     def step(self, learning_rate: float) -> None:
         """End a micro-batch; the last of a step clips the gradient, updates the weights and frees it."""
         self._waiting = (self._waiting + 1) % self.settings.accumulation
-        if self._waiting:
-            return
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        if not self._waiting:
+            self._rate.fill_(learning_rate)
+            self._update()
+
+    def _eager(self) -> None:
         if self.settings.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.max_grad_norm)
         self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._optimizer.zero_grad(set_to_none=not self._held)
+
+    def hold_gradients(self) -> None:
+        """Keep gradients where they are, set to 0 after a step instead of freed, since graphs write them there."""
+        self._held = True
+
+    def record_update(self, record: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+        """Have the end of a step repeat a recording of itself.
+
+        Args:
+            record: makes it; see `recording.Recorder.record`.
+        """
+        self._update = record(self._eager)
+
+    def eager_update(self) -> None:
+        """Undo `record_update` and `hold_gradients`; a gradient that is being accumulated stays."""
+        self._update, self._held = self._eager, False
 
     def train(self, mode: bool) -> None:
         """Dropout on or off."""

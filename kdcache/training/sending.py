@@ -89,7 +89,7 @@ class Sender:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def send(self, tensors: Mapping[str, Tensor]) -> Sent:
         """Put tensors of the CPU into one buffer and start its copy.
@@ -105,6 +105,6 @@ class Sender:
             return Sent(layout=layout, buffer=buffer)
         with torch.cuda.stream(self._stream):
             there = buffer.to(self._device, non_blocking=True)  # the allocator keeps the host's side until then
-            ready = torch.cuda.Event()
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record(self._stream)
         return Sent(layout=layout, buffer=there, ready=ready)

@@ -90,6 +90,8 @@ class TrainingConfig:
             raise ConfigError(f"engine = 'plain' cannot do {needs}; use engine: auto")
         if needs and self.compile:
             raise ConfigError(f"compile = true is for the plain engine, and {needs} takes DeepSpeed; set it to false")
+        if needs and self.graph == "always":
+            raise ConfigError(f"graph = 'always' is for the plain engine, and {needs} takes DeepSpeed; use graph: auto")
         return "deepspeed" if needs else "plain"
 
     def micro(self, world_size: int) -> int:
@@ -106,6 +108,8 @@ def engine_settings(config: TrainingConfig, world: World) -> EngineSettings:
     supported = world.device.type == "cpu" or torch.cuda.is_bf16_supported()
     if config.precision == "bfloat16" and not supported:
         raise ConfigError("precision: bfloat16 is not supported by this GPU; use float32")
+    if config.graph == "always" and world.device.type != "cuda":
+        raise ConfigError("graph = 'always' needs a CUDA device; use graph: auto, which is eager without one")
     micro = config.micro(world.size)
     return EngineSettings(
         kind=config.kind(world.size),

@@ -1,4 +1,6 @@
-"""Shapes that batches are padded to, so that few of them occur and each can be one CUDA graph. Pure: what is padded has no part in a loss.
+"""Shapes that batches are padded to, so that few of them occur and each can be one CUDA graph. Pure.
+
+What is padded has no part in a loss.
 
 R rows  K kept (padded)
 """

@@ -18,8 +18,8 @@ from kdcache.losses.targets import SparseTargets
 from kdcache.student.other_tokens import OtherTokenSteps, match
 from kdcache.tasks import make
 from kdcache.training.batch import Batch
-from kdcache.training.steps import CachedSteps
 from kdcache.training.run import load_run
+from kdcache.training.steps import CachedSteps
 from tests.tiny import write_model
 from tests.tiny_spans import NAMES, SECOND, write_spans_study
 

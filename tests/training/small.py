@@ -20,13 +20,13 @@ from kdcache.core.order import epoch_steps, num_steps
 from kdcache.core.types import Item, TaskSettings
 from kdcache.losses.objective import Objective
 from kdcache.tasks.classification import Classification
-from kdcache.training.steps import MemorySteps
 from kdcache.training.engine import Engine, decay_groups
 from kdcache.training.log import RunLog
 from kdcache.training.loop import fit, learning_rate
 from kdcache.training.settings import TrainingConfig, engine_settings
-from kdcache.training.steps import Steps
 from kdcache.training.start import build
+from kdcache.training.steppers import stepper
+from kdcache.training.steps import MemorySteps, Steps
 from kdcache.training.world import World
 
 TASK = Classification(settings=TaskSettings(labels=("bad", "good"), max_length=16, metric="f1"))
@@ -85,7 +85,8 @@ def train(engine: Engine, steps: Steps, config: TrainingConfig, objective: Objec
     """Train to the end by `loop.fit`."""
     with tempfile.TemporaryDirectory() as name:
         with RunLog(Path(name) if engine.world.rank == 0 else None) as log:
-            for _ in fit(engine, steps, objective, rows=TASK, config=config, log=log):
+            stepping = stepper(engine, objective, rows=TASK, pad_token_id=0, config=config, log=log)
+            for _ in fit(stepping, steps, config=config, log=log):
                 pass
         log_file = Path(name) / "log.jsonl"
         lines = [json.loads(line) for line in log_file.read_text().splitlines()] if log_file.is_file() else []

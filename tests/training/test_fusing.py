@@ -16,12 +16,13 @@ from kdcache.core.config import parse
 from kdcache.core.errors import ConfigError
 from kdcache.core.types import Example, Item, TaskSettings
 from kdcache.tasks import make
-from kdcache.training.steps import MemorySteps
 from kdcache.training.log import RunLog
 from kdcache.training.loop import fit
-from kdcache.training.settings import TrainingConfig, engine_settings
 from kdcache.training.models import ModelSource, load_tokenizer
+from kdcache.training.settings import TrainingConfig, engine_settings
 from kdcache.training.start import build
+from kdcache.training.steppers import stepper
+from kdcache.training.steps import MemorySteps
 from kdcache.training.world import World
 from tests.ranks import run_ranks
 from tests.tiny_text import CODES, write_llama, write_mbart
@@ -64,7 +65,8 @@ def train(world: World, folder: Path, kind: str, items: list[Item], settings: di
     )
     with tempfile.TemporaryDirectory() as name:
         with RunLog(Path(name)) as log:
-            for _ in fit(engine, steps, small.HARD, rows=task, config=config, log=log):
+            stepping = stepper(engine, small.HARD, rows=task, pad_token_id=0, config=config, log=log)
+            for _ in fit(stepping, steps, config=config, log=log):
                 pass
         lines = [json.loads(line) for line in (Path(name) / "log.jsonl").read_text().splitlines()]
     weights = {n: value.float().numpy() for n, value in engine.state_dict().items()}

@@ -15,10 +15,10 @@ from kdcache.cache.loader import Loader
 from kdcache.cache.reader import Cache
 from kdcache.core.errors import ConfigError
 from kdcache.losses.objective import Objective
-from kdcache.training.steps import CachedSteps
 from kdcache.training.loop import evaluation_steps, learning_rate
 from kdcache.training.settings import TrainingConfig, engine_settings
 from kdcache.training.start import build
+from kdcache.training.steps import CachedSteps
 from kdcache.training.world import World
 from tests.cache.conftest import build_toy
 from tests.ranks import run_ranks

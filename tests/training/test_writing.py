@@ -13,8 +13,8 @@ from kdcache.core.types import Example, Item, TaskSettings
 from kdcache.tasks import make
 from kdcache.tasks.base import Reading
 from kdcache.training import evaluate
-from kdcache.training.settings import engine_settings
 from kdcache.training.models import ModelSource, load_tokenizer
+from kdcache.training.settings import engine_settings
 from kdcache.training.start import build
 from kdcache.training.world import World
 from tests.ranks import run_ranks

@@ -1,0 +1,112 @@
+"""A CUDA graph: what a function asked of the device, recorded once and asked again in one launch."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Protocol
+
+import torch
+
+Replay = Callable[[], None]
+
+
+class Recorder(Protocol):
+    """Records functions that read and write the same memory each time."""
+
+    def scope(self) -> AbstractContextManager[None]:
+        """In which everything runs that is recorded, or shares memory with it."""
+
+    def record(self, function: Callable[[], None]) -> Replay:
+        """What repeats a function; it must have run before, and recording does not run it.
+
+        Raises:
+            RuntimeError: the function waits for the device, or does what a graph cannot hold.
+        """
+
+    def seconds(self) -> float:
+        """The time when all that was asked of the device is done."""
+
+    def release(self) -> None:
+        """Give back the memory of all recordings, which are not replayed any more."""
+
+
+class CudaRecorder:
+    """Records CUDA graphs, on a stream of its own; they share their memory, for they run one after the other.
+
+    Args:
+        device: of CUDA.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+        self._empty = True
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """The recorder's stream: it waits for what was asked before, and what is asked later waits for it."""
+        before = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(before)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            before.wait_stream(self._stream)
+
+    def record(self, function: Callable[[], None]) -> Replay:
+        """A graph of a function.
+
+        Raises:
+            RuntimeError: CUDA refuses; the function has not run, and eager work goes on as before.
+        """
+        if self._empty:
+            torch.cuda.empty_cache()  # what eager steps held is where the graphs' memory comes from
+        torch.cuda.synchronize(self._device)
+        graph = torch.cuda.CUDAGraph()
+        collecting = gc.isenabled()
+        gc.disable()  # whatever it would free may end the recording
+        try:
+            # Other threads go on: they page-lock memory and start copies, which a recording of all threads forbids.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                function()
+            except BaseException:
+                with suppress(RuntimeError):
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        except BaseException:
+            self._recover()
+            raise
+        finally:
+            if collecting:
+                gc.enable()
+        self._empty = False
+        replay: Replay = graph.replay
+        return replay
+
+    def seconds(self) -> float:
+        """The time when the device is done."""
+        torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def release(self) -> None:
+        """Give back what no graph holds any more."""
+        gc.collect()
+        torch.cuda.empty_cache()
+        self._pool = torch.cuda.graph_pool_handle()
+        self._empty = True
+
+    def _recover(self) -> None:
+        """Undo what a recording that broke off leaves: the allocator's pool, and a generator that thinks it records."""
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(index, self._pool)
+        generator = torch.cuda.default_generators[index]
+        generator.graphsafe_set_state(generator.clone_state())
+        self._pool = torch.cuda.graph_pool_handle()
+        torch.cuda.synchronize(self._device)
