@@ -5,7 +5,7 @@ I items  R rows  V classes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ from kdcache.cache.reader import Cache
 from kdcache.core.types import IGNORE, Item, TaskSettings
 from kdcache.losses.objective import Objective
 from kdcache.tasks import make
-from kdcache.training.batch import RowReader
-from kdcache.training.steps import CachedSteps
+from kdcache.training.batch import RowReader, collate
+from kdcache.training.steps import CachedSteps, TrainStep
 from tests.cache.conftest import Toy, build_marker
 
 VOCABULARY = 50
@@ -91,6 +91,34 @@ class Case:
             seed=0,
         )
         return CachedSteps(loader=loader, teachers=teachers, pad_token_id=self.pad_token_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Steps of four texts with hard labels, all of the length that is named.
+
+    Attributes:
+        lengths: of each step, in tokens.
+        label: of the texts of the last step; 2 is wrong.
+    """
+
+    lengths: tuple[int, ...]
+    label: int = 1
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return len(self.lengths)
+
+    def epoch(self, epoch: int) -> Iterator[TrainStep]:
+        """The steps of an epoch."""
+        random = np.random.default_rng(epoch)
+        for index, length in enumerate(self.lengths):
+            texts = [_text(f"{i}", length, random) for i in range(4)]
+            for text in texts:
+                text.labels_R[:] = self.label if index == len(self.lengths) - 1 else text.labels_R
+            batches = (collate(texts, pad_token_id=0),)
+            yield TrainStep(epoch=epoch, index=index, batches=batches, num_rows=4, num_labels=4)
 
 
 def build(family: str, *, dropout: float = 0.0, count: int = 24, longest: int = 40) -> Case:
@@ -160,7 +188,7 @@ def _xlm_roberta(dropout: float) -> Any:
 
 def _decoder(dropout: float) -> dict[str, Any]:
     more = {"num_key_value_heads": 1, "vocab_size": VOCABULARY, "attention_dropout": dropout}
-    return {**_ENCODER, **more, "max_position_embeddings": 64, "pad_token_id": 0, "use_cache": False}
+    return {**_ENCODER, **more, "max_position_embeddings": 64, "pad_token_id": 0}
 
 
 def _llama(dropout: float) -> Any:
