@@ -199,8 +199,8 @@ def test_there_are_no_more_graphs_than_the_largest_number(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("clipped", [0.0, 0.01])
-def test_a_replayed_update_reads_the_learning_rate_of_its_step(clipped: float):
-    """The rate rises and falls: one that was recorded for ever would give other weights."""
+def test_an_update_as_a_graph_is_the_eager_one(clipped: float):
+    """At a rate that rises and falls."""
     steps, settings = Lengths(lengths=(9,) * 15), {"epochs": 2, "warmup": 0.5, "max_grad_norm": clipped}
     got = trained("bert", steps, Rerun(), **settings)
     same = padded("bert", steps, **settings)

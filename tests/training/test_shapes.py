@@ -142,6 +142,16 @@ def test_padding_is_behind_the_items_and_is_masked(family: str, tmp_path: Path):
     assert torch.equal(padded.positions_R2[:num_rows], batch.positions_R2)
 
 
+@pytest.mark.parametrize(("family", "of_tokens"), [("xlm-r", True), ("roberta", False), ("llama", False)])
+def test_classes_that_are_tokens_become_as_many_as_the_grid_says(family: str, of_tokens: bool, tmp_path: Path):
+    case = cases.build(family)
+    for step in case.steps(tmp_path, "none").epoch(0):
+        (batch,) = step.batches
+        width = pad(batch, Grid(), pad_token_id=case.pad_token_id).facts.width
+        assert batch.facts.ragged == of_tokens
+        assert width == (rounded(batch.facts.width) if of_tokens else batch.facts.width)
+
+
 def ruined(batch: Batch, num_rows: int) -> Batch:
     """The batch with nonsense in rows beyond `num_rows`, of weight 0, and in columns that no row keeps."""
     labels, packed = batch.labels_R.clone(), batch.packed
