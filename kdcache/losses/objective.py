@@ -134,8 +134,8 @@ class Objective(Configuration):
             num_rows: rows with a teacher in the whole step.
             num_labels: rows with a label in the whole step.
             facts: of the rows.
-            compute: dtype of the products and of the logits; vectors and weight are copied into it where they have another
-                one, so a head in float32 is multiplied in bfloat16, as under autocast. Default: that of the vectors.
+            compute: dtype of the products and of the logits; vectors and weight are copied into it where they have
+                another one, so a float32 head is multiplied in bfloat16, as under autocast. Default: that of vectors.
 
         Raises:
             IncompatibleTargets: as in a call.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch.nn import functional
 
 from kdcache.losses import divergence
 from kdcache.losses.blocks import Block, Soft, Values, masked
@@ -29,6 +30,8 @@ class HiddenRows:
         tau_t, tau_s = self._distance.tau_t, self._distance.tau_s
         width = block.logits_BV.shape[1]
         t_BV = self._targets.head.logits(self._targets.hidden_RD[block.rows].to(self._dtype))[:, :width] / tau_t
+        if t_BV.shape[1] < width:  # more columns than any row has classes; `valid_BV` hides them
+            t_BV = functional.pad(t_BV, (0, width - t_BV.shape[1]))
         s_BV = block.logits_BV / tau_s
         if self._distance.loss == "mse":
             classes_B = self._targets.num_classes_R[block.rows].to(self._dtype)
