@@ -13,8 +13,10 @@ from torch.nn import functional
 from kdcache.losses import divergence
 from kdcache.losses.blocks import Block, Soft, Values, masked
 from kdcache.losses.divergence import Distance
+from kdcache.losses.facts import Facts
 from kdcache.losses.sparse import SparseSoftmax, SparseSquared
 from kdcache.losses.targets import HiddenTargets, Mixture, Targets
+from kdcache.losses.whole import WholeSoftmax
 
 
 class HiddenRows:
@@ -68,13 +70,15 @@ class MixedRows:
         return Values(hard=None, soft=soft_B, floor=floor_B)
 
 
-def prepare(targets: Targets | Mixture, distance: Distance, dtype: torch.dtype, *, has_tail: bool) -> Soft:
+def prepare(targets: Targets | Mixture, distance: Distance, dtype: torch.dtype, facts: Facts) -> Soft:
     """What the teacher's rows need once, before the blocks."""
     if isinstance(targets, Mixture):
-        first, second = (prepare(part, distance, dtype, has_tail=has_tail) for part in (targets.first, targets.second))
+        first, second = (prepare(part, distance, dtype, facts) for part in (targets.first, targets.second))
         return MixedRows(first, second, targets.weight)
     if isinstance(targets, HiddenTargets):
         return HiddenRows(targets, distance, dtype)
     if distance.loss == "mse":
         return SparseSquared(targets, distance, dtype)
-    return SparseSoftmax(targets, distance, dtype, has_tail=has_tail)
+    if not facts.has_tail:
+        return WholeSoftmax(targets, distance, dtype, facts)
+    return SparseSoftmax(targets, distance, dtype)
