@@ -21,7 +21,7 @@ from kdcache.core.types import IGNORE
 from kdcache.losses import autograd, fused, precision
 from kdcache.losses import facts as finding
 from kdcache.losses import work as working
-from kdcache.losses.counts import Count, Counts, mean
+from kdcache.losses.counts import Count, Counts, spread
 from kdcache.losses.divergence import Distance
 from kdcache.losses.facts import Facts
 from kdcache.losses.head import Head
@@ -103,11 +103,11 @@ class Objective(Configuration):
         dtype = torch.float64 if logits_RV.dtype == torch.float64 else torch.float32
         shape = (logits_RV.shape[0], logits_RV.shape[1])
         with precision.as_written(logits_RV.device):
-            counts = Counts.of(labels_R, weights_R, num_rows, num_labels)
-            unit = self._unit(counts, logits_RV.dtype)
             facts = facts or self._look(shape, targets, labels_R, weights_R)
+            counts = Counts.of(labels_R, weights_R, num_rows, num_labels, facts)
+            unit = self._unit(counts, logits_RV.dtype)
             work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
-            return self._sums(autograd.row_losses(logits_RV, work, in_place=in_place), counts, unit=unit)
+            return self._sums(autograd.row_losses(logits_RV, work, in_place=in_place, summed=True), counts, unit=unit)
 
     def from_hidden(
         self,
@@ -135,8 +135,7 @@ class Objective(Configuration):
             num_labels: rows with a label in the whole step.
             facts: of the rows.
             compute: dtype of the products and of the logits; vectors and weight are copied into it where they have
-                another one, so a head in float32 is multiplied in bfloat16, as under autocast. Default: that of the
-                vectors.
+                another one, so a float32 head is multiplied in bfloat16, as under autocast. Default: that of vectors.
 
         Raises:
             IncompatibleTargets: as in a call.
@@ -145,9 +144,9 @@ class Objective(Configuration):
         dtype = torch.float64 if compute == torch.float64 else torch.float32
         shape = (hidden_RD.shape[0], head.num_classes)
         with precision.as_written(hidden_RD.device):
-            counts = Counts.of(labels_R, weights_R, num_rows, num_labels)
-            unit = self._unit(counts, compute)
             facts = facts or self._look(shape, targets, labels_R, weights_R)
+            counts = Counts.of(labels_R, weights_R, num_rows, num_labels, facts)
+            unit = self._unit(counts, compute)
             work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
             return self._sums(fused.head_losses(hidden_RD, head, work, compute=compute), counts, unit=unit)
 
@@ -184,16 +183,18 @@ class Objective(Configuration):
     ) -> Work:
         if self.alpha > 0 and targets is None:
             raise IncompatibleTargets(f"alpha = {self.alpha:g} needs teacher rows; open the cache with a teacher")
-        hard_R = counts.labelled_R.to(dtype) * ((1 - self.alpha) / counts.num_labels / unit)
-        soft_R = counts.weights_R.to(dtype) * (self.alpha * self.scale / counts.num_rows / unit)
+        hard_R = None
+        if self.alpha < 1:
+            hard_R = spread(counts.labelled_R, (1 - self.alpha) / counts.num_labels / unit, labels_R, dtype)
+        factor = self.alpha * self.scale / counts.num_rows / unit
         return working.plan(
             shape,
             targets if self.alpha > 0 else None,
             labels_R,
             Distance.of(self, tail=self.tail),
             facts,
-            hard_R=hard_R if self.alpha < 1 else None,
-            soft_R=soft_R,
+            hard_R=hard_R,
+            soft_R=spread(counts.weights_R, factor, labels_R, dtype),
         )
 
     def _look(
@@ -215,10 +216,13 @@ class Objective(Configuration):
         return counts.unit(1 - self.alpha, self.alpha * self.scale, torch.float32)
 
     def _sums(self, losses: RowLosses, counts: Counts, *, unit: float | Tensor) -> Losses:
-        soft = mean(losses.soft, counts.weights_R, counts.num_rows)
-        return Losses(
-            total=losses.total.sum() * unit if isinstance(unit, Tensor) or unit != 1 else losses.total.sum(),
-            hard=mean(losses.hard, counts.labelled_R, counts.num_labels),
-            soft=soft,
-            kl=soft - mean(losses.floor, counts.weights_R, counts.num_rows),
-        )
+        """What is reported; `losses.total` is the sum over rows."""
+        total = losses.total * unit if isinstance(unit, Tensor) or unit != 1 else losses.total
+        hard, soft, kl = losses.hard.new_zeros(3).unbind() if not 0 < self.alpha < 1 else (total, total, total)
+        if self.alpha < 1:
+            hard = counts.mean(losses.hard, counts.labelled_R, counts.num_labels)
+        if self.alpha > 0:
+            soft = counts.mean(losses.soft, counts.weights_R, counts.num_rows)
+            floor = counts.mean(losses.floor, counts.weights_R, counts.num_rows) if self.loss == "ce" else 0
+            kl = soft - floor
+        return Losses(total=total, hard=hard, soft=soft, kl=kl)

@@ -38,7 +38,7 @@ class Rows:
         labels_R: int64, 0 where there is none.
         hard_R: float32, factor of L1; null where no row has one.
         soft_R: float32, factor of L2.
-        classes_R: int64, V of each row.
+        classes_R: int64, V of each row; null where rows do not differ in it.
         facts: of the rows.
         inverse_tau_t_R, inverse_tau_s_R: float32, 1 / temperature, row by row.
     """
@@ -46,7 +46,7 @@ class Rows:
     labels_R: Tensor
     hard_R: Tensor | None
     soft_R: Tensor
-    classes_R: Tensor
+    classes_R: Tensor | None
     facts: Facts
     inverse_tau_t_R: Tensor
     inverse_tau_s_R: Tensor
@@ -57,7 +57,7 @@ class Rows:
         labels_R: Tensor,
         hard_R: Tensor | None,
         soft_R: Tensor,
-        classes_R: Tensor,
+        classes_R: Tensor | None,
         facts: Facts,
         distance: Distance,
     ) -> Rows:
@@ -66,7 +66,7 @@ class Rows:
             labels_R=labels_R,
             hard_R=hard_R,
             soft_R=soft_R,
-            classes_R=classes_R.contiguous(),
+            classes_R=None if classes_R is None else classes_R.contiguous(),
             facts=facts,
             inverse_tau_t_R=torch.full_like(soft_R, 1 / distance.tau_t),
             inverse_tau_s_R=torch.full_like(soft_R, 1 / distance.tau_s),
@@ -78,7 +78,7 @@ class Rows:
             labels_R=self.labels_R[rows],
             hard_R=self.hard_R[rows] if with_hard and self.hard_R is not None else None,
             soft_R=self.soft_R[rows] if share == 1 else self.soft_R[rows] * share,
-            classes_R=self.classes_R[rows],
+            classes_R=None if self.classes_R is None else self.classes_R[rows],
             facts=self.facts,
             inverse_tau_t_R=self.inverse_tau_t_R[rows],
             inverse_tau_s_R=self.inverse_tau_s_R[rows],
@@ -196,7 +196,7 @@ def _sparse(
     with torch.cuda.device_of(logits_RV):  # type: ignore[no-untyped-call]
         kernels.sparse_rows[(len(logits_RV),)](
             logits_RV, gradient, before, kept_logits, losses, rows.labels_R, _or(rows.hard_R, rows.soft_R),
-            rows.soft_R, rows.classes_R, *theirs, rows.inverse_tau_t_R, rows.inverse_tau_s_R,
+            rows.soft_R, _or(rows.classes_R, rows.labels_R), *theirs, rows.inverse_tau_t_R, rows.inverse_tau_s_R,
             logits_RV.stride(0), gradient.stride(0), before.stride(0), len(logits_RV), rows.facts.width,
             gradient.shape[1], num_kept,
             MODE=mode, HARD=rows.hard_R is not None, RAGGED=rows.facts.ragged, GRADIENT=into_RV is not None,
@@ -240,8 +240,9 @@ def _dense(
     with torch.cuda.device_of(logits_RV):  # type: ignore[no-untyped-call]
         kernels.dense_rows[(len(logits_RV),)](
             logits_RV, their_RV, gradient, before, losses, rows.labels_R, _or(rows.hard_R, rows.soft_R), rows.soft_R,
-            rows.classes_R, rows.inverse_tau_t_R, rows.inverse_tau_s_R, logits_RV.stride(0), their_RV.stride(0),
-            gradient.stride(0), before.stride(0), len(logits_RV), rows.facts.width, gradient.shape[1],
+            _or(rows.classes_R, rows.labels_R), rows.inverse_tau_t_R, rows.inverse_tau_s_R, logits_RV.stride(0),
+            their_RV.stride(0), gradient.stride(0), before.stride(0), len(logits_RV), rows.facts.width,
+            gradient.shape[1],
             MODE=mode, HARD=rows.hard_R is not None, RAGGED=rows.facts.ragged, GRADIENT=into_RV is not None,
             ADD=before_RV is not None, BLOCK=block, num_warps=_warps(block),
         )  # fmt: skip
