@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from torch import Tensor
+
+from kdcache.losses.facts import Facts
+from kdcache.training.sending import Layout
 
 Replay = Callable[[], None]
+
+
+LARGEST = 48
+"""Graphs of one training, at most."""
+
+Key = tuple[Layout, Facts]
+"""A shape: where its tensors lie, and what is known of its rows."""
 
 
 class Recorder(Protocol):
@@ -110,3 +122,40 @@ class CudaRecorder:
         generator.graphsafe_set_state(generator.clone_state())
         self._pool = torch.cuda.graph_pool_handle()
         torch.cuda.synchronize(self._device)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A graph, the buffer that it reads, and what it leaves."""
+
+    buffer: Tensor
+    replay: Replay
+    left: tuple[Tensor, ...] = ()
+
+
+@dataclass(slots=True)
+class Graphs:
+    """The graphs over one model's memory, of any number of trainings of it.
+
+    Attributes:
+        recorder: made them.
+        steps: loss -> shape -> forward, loss and backward.
+        rows: shape -> forward alone, in evaluation.
+        met: shapes that came in an evaluation.
+        worth: whether graphs were found to be worth it; null: not known yet.
+        why: they were not.
+    """
+
+    recorder: Recorder
+    steps: dict[Hashable, dict[Key, Recorded]] = field(default_factory=dict)
+    rows: dict[Key, Recorded] = field(default_factory=dict)
+    met: set[Key] = field(default_factory=set)
+    worth: bool | None = None
+    why: str = "no shape came three times"
+
+    def drop(self, why: str) -> None:
+        """Give all of them up."""
+        self.worth, self.why = False, why
+        self.steps.clear()
+        self.rows.clear()
+        self.recorder.release()

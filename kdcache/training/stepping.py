@@ -12,8 +12,9 @@ from torch import Tensor
 
 from kdcache.core.errors import TrainingError
 from kdcache.losses.objective import Losses
-from kdcache.training.batch import Batch
+from kdcache.training.batch import Batch, RowReader
 from kdcache.training.engine import Engine
+from kdcache.training.forward import ReadRows
 from kdcache.training.fusing import Loss
 from kdcache.training.sending import Sender, Sent
 from kdcache.training.shapes import Grid, pad
@@ -68,11 +69,17 @@ class Feed:
         """Send a step's batches on their way."""
         return Ready(step=step, micros=tuple(self._micro(batch, step, self.grid) for batch in step.batches))
 
+    def padded(self, batch: Batch) -> Batch:
+        """A batch in the sizes of the grid."""
+        return self._in(batch, self.grid)
+
+    def _in(self, batch: Batch, grid: Grid | None) -> Batch:
+        return batch if grid is None else pad(batch, grid, pad_token_id=self._pad_token_id)
+
     def _micro(self, batch: Batch, step: TrainStep, grid: Grid | None) -> Micro:
         if grid is None and self._device.type == "cpu":
             return Micro(batch=batch)
-        if grid is not None:
-            batch = pad(batch, grid, pad_token_id=self._pad_token_id)
+        batch = self._in(batch, grid)
         counts = {NUM_ROWS: torch.tensor(step.num_rows), NUM_LABELS: torch.tensor(step.num_labels)}
         return Micro(batch=batch, sent=self._sender.send({**batch.tensors(), **counts}))
 
@@ -120,6 +127,10 @@ class Stepper:
         if self.engine.world.device.type == "cuda":
             found["peak_bytes"] = torch.cuda.max_memory_reserved(self.engine.world.device)
         return found
+
+    def rows(self, task: RowReader) -> ReadRows | None:
+        """How an evaluation between steps reads the model's rows; null: by a call of it."""
+        return None
 
     def _run(self, micro: Micro, step: TrainStep) -> None:
         """Forward, loss and backward of a micro-batch."""

@@ -124,7 +124,7 @@ class Recipe:
 
     def bench(self) -> Bench:
         """A bench of its own, with nothing read yet."""
-        shared = Shared(self.file, cache_bytes=self.cache_bytes)
+        shared = Shared(self.file, cache_bytes=self.cache_bytes, several=True)
         return Bench(shared=shared, base=self.base, device=self.device, keep_checkpoints=self.keep_checkpoints)
 
 
