@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
 from kdcache.core.configuration import Loss
-from kdcache.losses import blocks, objective, soft
+from kdcache.losses import autograd, blocks, objective, soft
 from kdcache.losses.facts import find, look
 from kdcache.losses.objective import Losses, Objective
 from kdcache.losses.rule import Tail
@@ -92,3 +94,21 @@ def test_weights_that_are_neither_0_nor_1_count_as_fillers_do() -> None:
     rows = torch.nn.functional.cross_entropy(leaf, LABELS.clamp(min=0), reduction="none") * weights
     found = Objective(teacher=None, alpha=0)(leaf, None, LABELS.clamp(min=0), weights_R=weights)
     torch.testing.assert_close(found.total, rows.sum() / weights.sum(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_losses_that_nobody_differentiates_let_go_of_their_gradient(
+    in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[object]] = []
+
+    class Held(autograd._Held):
+        def __init__(self) -> None:
+            held.append(weakref.ref(self))
+
+    monkeypatch.setattr(autograd, "_Held", Held)
+    targets, leaf = oracle.keep(oracle.logits(1, R, V), top_k=4), oracle.logits(2, R, V).requires_grad_()
+    one, two = Objective().rows(leaf, targets), Objective()(leaf * 1.0, targets, LABELS, in_place=in_place)
+    assert all(known() is not None for known in held)
+    del one, two
+    assert [known() for known in held] == [None, None]
