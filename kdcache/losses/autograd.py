@@ -37,6 +37,7 @@ def row_losses(logits_RV: Tensor, work: Work, *, in_place: bool = False, summed:
     found = _RowLosses.apply(logits_RV, work, in_place, summed, held)  # type: ignore[no-untyped-call]
     held.version = held.gradient_RV._version
     losses = held.losses
+    del held.losses  # the total knows this node, which must not know the total
     return RowLosses(total=found[0] if in_place else found, hard=losses.hard, soft=losses.soft, floor=losses.floor)
 
 

@@ -119,11 +119,11 @@ class Soft(Protocol):
 
 def write_hard(block: Block, weight_B: Tensor) -> Tensor:
     """L1 = - log softmax(s)_y, [B]; writes `weight_B` dL1/ds."""
-    labels_B1, weight_B1 = block.labels_B[:, None], weight_B[:, None]
+    labels_B1, weight_B1 = block.labels_B.unsqueeze(1), weight_B.unsqueeze(1)
     if block.logits_BV.numel() <= FEW_ELEMENTS:
         log_q_BV = torch.log_softmax(masked(block.logits_BV, block.valid_BV, -torch.inf), dim=1)
         torch.exp(log_q_BV, out=block.gradient_BV)
-        loss_B = log_q_BV.gather(1, labels_B1)[:, 0].neg_()
+        loss_B = log_q_BV.gather(1, labels_B1).squeeze(1).neg_()
     else:
         gold_B = block.gold()
         lse_B, _ = block.softmax(1.0, labels_B1)

@@ -22,8 +22,8 @@ class Counts:
     """Who takes part in which mean, and what the sums are divided by.
 
     Attributes:
-        weights_R: 0 for rows of fillers, 1 otherwise, float32; null where it would be 1 for all.
-        labelled_R: 1 for rows with a label that are no fillers, float32; null where it would be 1 for all.
+        weights_R: 0 for rows of fillers, 1 otherwise, float32; null where it is 1 for all.
+        labelled_R: 1 for rows with a label that are no fillers, float32; null where it is 1 for all.
         num_rows: the denominator of L2, at least 1; a tensor is float64, shape [].
         num_labels: the denominator of L1, likewise.
         gaps: some row may have no part in a mean; its loss may be anything.
@@ -53,7 +53,7 @@ class Counts:
             num_labels: likewise.
             facts: of the rows.
         """
-        labelled_R = weights_R
+        labelled_R = weights_R = weights_R if facts.fillers else None
         if facts.unlabelled:
             is_labelled_R = labels_R != IGNORE
             labelled_R = is_labelled_R.float() if weights_R is None else is_labelled_R * weights_R
@@ -83,7 +83,8 @@ class Counts:
         if weights_R is not None:
             weighted_R = values_R * weights_R
             values_R = torch.where(weights_R == 0, 0.0, weighted_R) if self.gaps else weighted_R
-        return (values_R.sum() / count).to(values_R.dtype)
+        found = values_R.sum() / count
+        return found if found.dtype == values_R.dtype else found.to(values_R.dtype)
 
 
 def spread(weights_R: Tensor | None, factor: float | Tensor, like_R: Tensor, dtype: torch.dtype) -> Tensor:
@@ -96,14 +97,14 @@ def spread(weights_R: Tensor | None, factor: float | Tensor, like_R: Tensor, dty
         dtype: of the result.
     """
     if weights_R is not None:
-        return weights_R.to(dtype) * factor
+        return (weights_R if weights_R.dtype == dtype else weights_R.to(dtype)) * factor
     if isinstance(factor, Tensor):
         return torch.ones(like_R.shape, dtype=dtype, device=like_R.device) * factor
     return torch.full(like_R.shape, factor, dtype=dtype, device=like_R.device)
 
 
 def _total(weights_R: Tensor | None, labels_R: Tensor) -> Count:
-    return len(labels_R) if weights_R is None else weights_R.sum(dtype=torch.float64)
+    return labels_R.shape[0] if weights_R is None else weights_R.sum(dtype=torch.float64)
 
 
 def _at_least_one(count: Count) -> Count:

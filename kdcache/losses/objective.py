@@ -14,13 +14,15 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdcache.core.configuration import Configuration
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.types import IGNORE
-from kdcache.losses import autograd, fused, precision
+from kdcache.losses import autograd, fused, gpu, precision
 from kdcache.losses import facts as finding
 from kdcache.losses import work as working
+from kdcache.losses.blocks import FEW_ELEMENTS, may_look
 from kdcache.losses.counts import Count, Counts, spread
 from kdcache.losses.divergence import Distance
 from kdcache.losses.facts import Facts
@@ -84,7 +86,7 @@ class Objective(Configuration):
             logits_RV: student logits, any float dtype; computed in float32 (float64 if they are).
             targets: teacher rows; null only with alpha = 0. Both means then run over a row's own classes.
             labels_R: int64, gold classes, `IGNORE` (-100) where there is none.
-            weights_R: 0 for rows of fillers, 1 otherwise.
+            weights_R: 0 for rows of fillers, 1 otherwise; not looked at where the facts know of no fillers.
             num_rows: rows with a teacher in the whole step over ranks and accumulation, as a number or as a tensor on
                 the logits' device, shape []; 0 counts as 1; default: of this batch.
             num_labels: rows with a label in the whole step, likewise.
@@ -105,6 +107,9 @@ class Objective(Configuration):
         with precision.as_written(logits_RV.device):
             facts = facts or self._look(shape, targets, labels_R, weights_R)
             counts = Counts.of(labels_R, weights_R, num_rows, num_labels, facts)
+            if self._is_plain(logits_RV, counts, facts):
+                working.check(shape, None, labels_R, facts, hard=True)
+                return _plain(logits_RV.to(dtype), labels_R, counts)
             unit = self._unit(counts, logits_RV.dtype)
             work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
             return self._sums(autograd.row_losses(logits_RV, work, in_place=in_place, summed=True), counts, unit=unit)
@@ -170,6 +175,12 @@ class Objective(Configuration):
         work = working.plan(shape, targets, none_R, distance, facts, hard_R=None, soft_R=ones_R)
         return autograd.row_losses(logits_RV, work)
 
+    def _is_plain(self, logits_RV: Tensor, counts: Counts, facts: Facts) -> bool:
+        """Whether these are hard labels in their simplest form, and so few logits that PyTorch's function is best."""
+        simple = self.alpha == 0 and not counts.gaps and not facts.ragged and facts.width == logits_RV.shape[1]
+        few = logits_RV.numel() <= FEW_ELEMENTS and may_look(logits_RV) and not gpu.usable(logits_RV.device)
+        return simple and few and logits_RV.dtype != torch.float16
+
     def _plan(
         self,
         shape: tuple[int, int],
@@ -226,3 +237,11 @@ class Objective(Configuration):
             floor = counts.mean(losses.floor, counts.weights_R, counts.num_rows) if self.loss == "ce" else 0
             kl = soft - floor
         return Losses(total=total, hard=hard, soft=soft, kl=kl)
+
+
+def _plain(logits_RV: Tensor, labels_R: Tensor, counts: Counts) -> Losses:
+    """Hard labels alone, one for each row."""
+    total = functional.cross_entropy(logits_RV, labels_R, reduction="sum") / counts.num_labels
+    total = total if total.dtype == logits_RV.dtype else total.to(logits_RV.dtype)
+    soft, kl = total.new_zeros(2).unbind()
+    return Losses(total=total, hard=total.detach().clone(), soft=soft, kl=kl)

@@ -111,7 +111,7 @@ class Work:
         self, logits_BV: Tensor, into_BV: Tensor | None, first: int, scratch: Scratch
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """total, hard, soft and floor of a block, [B] each."""
-        count = len(logits_BV)
+        count = logits_BV.shape[0]
         rows = slice(first, first + count)
         direct = logits_BV.dtype == self.dtype
         if not direct:
@@ -121,7 +121,7 @@ class Work:
         if self.classes_R is not None:
             valid_BV = torch.arange(self.width, device=logits_BV.device)[None, :] < self.classes_R[rows, None]
         labels_B, hard_B, soft_B = self.labels_R, self.hard_R, self.soft_R
-        if count != len(labels_B):
+        if count != labels_B.shape[0]:
             labels_B, hard_B, soft_B = labels_B[rows], None if hard_B is None else hard_B[rows], soft_B[rows]
         block = Block(
             rows=rows,
@@ -191,7 +191,7 @@ def plan(
     Raises:
         IncompatibleTargets: rows or classes of student, teacher and labels that do not fit each other.
     """
-    _check(logits_shape, targets, labels_R, facts, hard=hard_R is not None)
+    check(logits_shape, targets, labels_R, facts, hard=hard_R is not None)
     last = max(facts.width - 1, 0)  # whatever label comes, a kernel stays in its row
     labels_R = torch.zeros_like(labels_R) if hard_R is None else labels_R.clamp(min=0, max=last)
     classes_R = None
@@ -217,15 +217,27 @@ def plan(
     )
 
 
-def _check(
+def check(
     logits_shape: tuple[int, int], targets: Targets | Mixture | None, labels_R: Tensor, facts: Facts, *, hard: bool
 ) -> None:
-    """Refuse rows, classes and labels that do not fit each other."""
+    """Refuse rows, classes and labels that do not fit each other.
+
+    Args:
+        logits_shape: rows and classes of the student.
+        targets: the teacher's rows; null where L2 has no part.
+        labels_R: int64, gold classes or `IGNORE`.
+        facts: of the rows.
+        hard: L1 has a part.
+
+    Raises:
+        IncompatibleTargets: they do not.
+    """
     num_rows, width = logits_shape
-    num_targets = len(labels_R) if targets is None else len(targets.num_classes_R)
-    if not num_rows == num_targets == len(labels_R):
+    num_labels = labels_R.shape[0]
+    num_targets = num_labels if targets is None else targets.num_classes_R.shape[0]
+    if not num_rows == num_targets == num_labels:
         raise IncompatibleTargets(
-            f"{num_rows} student rows meet {num_targets} teacher rows and {len(labels_R)} labels; "
+            f"{num_rows} student rows meet {num_targets} teacher rows and {num_labels} labels; "
             f"take the student's logits at the rows of the batch"
         )
     if width < facts.width:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,6 +209,21 @@ def test_a_step_from_hidden_vectors(kind: str, compute: torch.dtype | None, devi
         )
         losses.total.backward()
     assert all(tensor.grad is not None and tensor.grad.dtype == torch.float32 for tensor in (*student, bias))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("ragged", [True, False])
+@pytest.mark.parametrize(("loss", "tail"), FORMS)
+def test_a_step_on_rows_without_a_tail(loss: Loss, tail: Tail, ragged: bool, device: str) -> None:
+    packed, objective = packed_targets("dense"), Objective(loss=loss, tau_t=2.0, tau_s=1.5, alpha=0.6, tail=tail)
+    leaf = oracle.logits(2, R, V + 1).to(device, torch.float32).requires_grad_()
+    sent = _there({**packed.arrays(), "labels": LABELS, "weights": WEIGHTS, "count": torch.tensor(6)}, device)
+    packed.expand(sent)
+    facts = replace(FACTS, has_tail=False, ragged=ragged)
+    given = {"weights_R": sent["weights"], "num_rows": sent["count"], "num_labels": sent["count"], "facts": facts}
+    with Capturable():
+        objective(leaf, packed.expand(sent), sent["labels"], **given).total.backward()  # type: ignore[arg-type]
+    assert leaf.grad is not None
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -110,22 +110,21 @@ class Launcher:
         Returns:
             total, hard, soft and floor, float32 [4, R]; see `work.RowLosses`.
         """
-        losses = torch.zeros((4, len(logits_RV)), device=logits_RV.device)
         if len(logits_RV) == 0:
-            return losses
+            return torch.zeros((4, 0), device=logits_RV.device)
         if gradient_RV is not None and gradient_RV.stride(1) != 1:
             line_RV = torch.empty_like(gradient_RV, memory_format=torch.contiguous_format)
             losses = self.run(logits_RV, line_RV, first=first)
             gradient_RV.copy_(line_RV)
             return losses
-        before = None
+        before, parts = None, []
         for number, (targets, share) in enumerate(self.teachers or ((None, 1.0),)):
             last = number == len(self.teachers or (None,)) - 1
             into = gradient_RV if last or gradient_RV is None else torch.empty_like(gradient_RV)
             found = self._one(logits_RV, into, before, first, targets, share, with_hard=number == 0)
-            losses += torch.cat([found[:2], found[2:] * share]) if share != 1 else found
+            parts.append(found if share == 1 else torch.cat([found[:2], found[2:] * share]))
             before = into
-        return losses
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
     def _one(
         self,
