@@ -119,6 +119,8 @@ def test_dry_run_counts_and_writes_nothing(run: Path, capsys: pytest.CaptureFixt
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("to do: ")
     assert last.endswith(f"with --jobs 1, from {len(folders(run))} that have finished")
+    call("search", str(run), "--device", "cpu", "--dry-run", "--seeds", "0,1,2", "--jobs", "2")
+    assert " with --jobs 2, from " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_weights_are_deleted_where_they_are_not_wanted(run: Path) -> None:
@@ -284,6 +286,10 @@ def test_two_searches_of_one_study_do_not_run_at_once(run: Path, capsys: pytest.
         (("--set", "student.cache=null"), "run kdcache dump-teacher {run} first", 2),
         (("--jobs", "0"), "--jobs 0: give at least 1", 9),
         (("--jobs", "2", "--executor", "ray"), "--jobs is for --executor local", 9),
+        (("--jobs-per-gpu", "0"), "--jobs-per-gpu 0: give at least 1, or auto", 9),
+        (("--jobs-per-gpu", "2"), "--jobs-per-gpu 2: --device cpu uses no GPU; use --jobs N for N trainings at", 9),
+        (("--jobs-per-gpu", "auto", "--executor", "ray"), "--jobs-per-gpu is for --executor local; Ray gives", 9),
+        (("--jobs-per-gpu", "all"), "'--jobs-per-gpu': 'all' is neither a whole number nor auto", 2),
         (("--set", "models.students={}"), "the models file names no student", 2),
     ],
 )
