@@ -12,7 +12,7 @@ from torch import Tensor
 from kdcache.training.batch import Batch, RowReader, read_rows
 from kdcache.training.forward import eager
 from kdcache.training.plain import PlainEngine
-from kdcache.training.recording import LARGEST, Graphs, Recorded
+from kdcache.training.recording import LARGEST, UNFIT, Graphs, Recorded
 from kdcache.training.sending import Sender, Sent
 
 
@@ -68,7 +68,7 @@ class GraphRows:
 
         try:
             replay = self._graphs.recorder.record(read)
-        except RuntimeError as error:
+        except UNFIT as error:
             self._graphs.drop(f"an evaluation cannot be recorded: {' '.join(str(error).split())[:200]}")
         else:
             self._graphs.rows[sent.layout, batch.facts] = Recorded(buffer=buffer, replay=replay, left=tuple(left))

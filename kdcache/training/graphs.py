@@ -12,14 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from kdcache.core.errors import KDCacheError
 from kdcache.training.batch import Batch, RowReader
 from kdcache.training.forward import ReadRows
 from kdcache.training.fusing import Loss
 from kdcache.training.graph_rows import GraphRows
 from kdcache.training.log import RunLog
 from kdcache.training.plain import PlainEngine
-from kdcache.training.recording import LARGEST, Graphs, Key, Recorded
+from kdcache.training.recording import LARGEST, UNFIT, Graphs, Key, Recorded
 from kdcache.training.sending import Sent
 from kdcache.training.shapes import grid_of
 from kdcache.training.stepping import Feed, Micro, Ready, Stepper, counts
@@ -126,9 +125,7 @@ class GraphStepper(Stepper):
 
         try:
             graph = Recorded(buffer=buffer, replay=self.graphs.recorder.record(learn))
-        except KDCacheError:
-            raise
-        except Exception as error:  # noqa: BLE001  whatever a model raises that cannot be recorded, eager steps can go on
+        except UNFIT as error:
             self._stop(f"a step cannot be recorded: {type(error).__name__}: {_line(error)}")
             super()._run(micro, step)
             return
@@ -151,7 +148,7 @@ class GraphStepper(Stepper):
             return
         try:
             self._plain.record_update(self.graphs.recorder.record)
-        except Exception as error:  # noqa: BLE001  as above
+        except UNFIT as error:
             self._stop(f"the optimizer cannot be recorded ({type(error).__name__}: {_line(error)})")
         else:
             self.graphs.worth = True

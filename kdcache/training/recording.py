@@ -20,6 +20,8 @@ Replay = Callable[[], None]
 
 LARGEST = 48
 """Graphs of one training, at most."""
+UNFIT = (RuntimeError, ValueError, TypeError, AttributeError)
+"""What CUDA, torch and models raise where they cannot be recorded; eager steps go on."""
 
 Key = tuple[Layout, Facts]
 """A shape: where its tensors lie, and what is known of its rows."""
