@@ -78,5 +78,5 @@ def _put(
             made.put(entry, timeout=_LOOK_SECONDS)
         except queue.Full:
             continue
-        return True
+        return not stop.is_set()  # a reader that goes has made room, not read
     return False

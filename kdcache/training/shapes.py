@@ -77,7 +77,8 @@ def grid_of(model: object) -> Grid:
 def pad(batch: Batch, grid: Grid, *, pad_token_id: int) -> Batch:
     """A batch whose sizes are on a grid: more tokens behind each sequence, masked, and more rows, of weight 0.
 
-    Items and denominators stay the same. A batch without any row is left as it is.
+    Items and denominators stay the same, and so do rows that are one an item: a training's batches have equally many
+    items, and logits of whole items cannot be read for more. A batch without any row is left as it is.
 
     Args:
         batch: on the CPU, with its teacher rows packed.
@@ -87,7 +88,7 @@ def pad(batch: Batch, grid: Grid, *, pad_token_id: int) -> Batch:
     num_rows = len(batch.labels_R)
     if num_rows == 0:
         return batch
-    more = grid.rows(num_rows) - num_rows
+    more = 0 if num_rows == len(batch.inputs["input_ids"]) else grid.rows(num_rows) - num_rows
     packed = batch.packed
     if packed is not None:
         packed = replace(packed, rows=tuple(_padded(rows, more, grid) for rows in packed.rows))
