@@ -71,4 +71,4 @@ class GraphRows:
         except UNFIT as error:
             self._graphs.drop(f"an evaluation cannot be recorded: {' '.join(str(error).split())[:200]}")
         else:
-            self._graphs.rows[sent.layout, batch.facts] = Recorded(buffer=buffer, replay=replay, left=tuple(left))
+            self._graphs.rows[sent.layout, batch.facts] = Recorded(buffer=buffer, replay=replay, left=left)

@@ -68,8 +68,10 @@ class GraphStepper(Stepper):
         super().__init__(engine, loss, feed)
         self._plain, self._log, self._always, self.graphs = engine, log, always, graphs
         self._mine = graphs.steps.setdefault(name, {})
+        if graphs.share is None:
+            graphs.share = self._share
+        self._share = graphs.share
         self._seen: dict[Key, _Seen] = {}
-        self._busy = 0.0
         self._warm = 0 if graphs.worth else WARM_UP
         if graphs.worth is not False:
             feed.grid = grid_of(engine.module)
@@ -83,11 +85,8 @@ class GraphStepper(Stepper):
             return super().step(ready, rate)
 
     def record(self) -> dict[str, Any]:
-        """See `Stepper.record`; `why` says why nothing is a graph, `busy` is the device's seconds of a step."""
-        found = super().record()
-        if self._busy:
-            found["busy"] = round(self._busy, 6)
-        return {**found, "graphs": len(self._mine)} | ({} if self._mine else {"why": self.graphs.why})
+        """See `Stepper.record`; `why` says why nothing is a graph."""
+        return {**super().record(), "graphs": len(self._mine)} | ({} if self._mine else {"why": self.graphs.why})
 
     def rows(self, task: RowReader) -> ReadRows | None:
         """See `Stepper.rows`."""

@@ -139,7 +139,8 @@ class PlainEngine:
                     value.zero_()
 
     def close(self) -> None:
-        """Free the gradient and the moments."""
+        """Free the gradient, the moments and the recording of the update."""
+        self.eager_update()
         self._optimizer.zero_grad()
         self._optimizer.state.clear()
 
