@@ -162,10 +162,10 @@ def graphs(recorder: Recorder, *, always: bool = False, kind: type[GraphStepper]
     return lambda engine, loss, feed, log: kind(engine, loss, feed, Graphs(recorder), log, always=always)
 
 
-def train(case: Case, steps: Steps, objective: Objective, make: Make, **settings: Any) -> Ran:
-    """Train to the end by `loop.fit`, on a CPU; the generator of dropout begins anew."""
+def train(case: Case, steps: Steps, objective: Objective, make: Make, *, device: str = "cpu", **settings: Any) -> Ran:
+    """Train to the end by `loop.fit`; the generator of dropout begins anew."""
     torch.manual_seed(0)
-    world = World(rank=0, size=1, device=torch.device("cpu"))
+    world = World(rank=0, size=1, device=torch.device(device))
     config = TrainingConfig(**{"batch_size": 4, "epochs": 2, "learning_rate": 1e-3, **settings})
     engine = build(case.model, engine_settings(config, world), world)
     assert isinstance(engine, PlainEngine)

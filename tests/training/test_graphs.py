@@ -93,6 +93,8 @@ def test_shapes_are_few_and_each_is_recorded_once(always: bool, tmp_path: Path):
     assert recorder.released == []
     assert got.record["busy"] == 0.5
     assert "why" not in got.record
+    held = [p.grad for p in got.stepper.engine.module.parameters()]
+    assert not any(gradient.any() for gradient in held), "gradients stay where graphs add to them, and are 0"
     assert [event["event"] for event in got.events] == ["graphs"]
     assert got.events[0]["eager_seconds"] == 1.0
     assert got.events[0]["graph_seconds"] == 0.5
