@@ -178,7 +178,7 @@ def search(config: Path, **options: Any) -> None:
     file = _load(config, options)
     from kdcache.student.search import run as search_run
 
-    how = search_run.How(**{name: options[name] for name in ("jobs", "executor", "device")})
+    how = search_run.How(**{name: options[name] for name in ("jobs", "jobs_per_gpu", "executor", "device")})
     (search_run.dry_run if options["dry_run"] else search_run.run)(file, how, click.echo)
 
 

@@ -12,6 +12,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
+def _number_or_auto(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
+    """A whole number, or `auto` as it is."""
+    try:
+        return value if value in (None, "auto") else int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a whole number nor auto") from None
+
+
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     def add(function: F) -> F:
         for option in reversed(options):
@@ -42,7 +50,17 @@ search_options = _options(
     click.option("--student", "students", multiple=True, help="Name of a student in the models file; repeatable."),
     click.option("--complete", metavar="LIST", help="Also train what compare needs: of lazy,stable,random."),
     click.option("--seeds", metavar="LIST", help="E.g. 0,1,2: the first one searches, the others repeat."),
-    click.option("--jobs", type=int, default=1, show_default=True, help="Trainings at once; on GPUs one on each."),
+    click.option(
+        "--jobs",
+        type=int,
+        help="Trainings at once, over all GPUs or on the CPU. [default: 1, or what --jobs-per-gpu gives]",
+    ),
+    click.option(
+        "--jobs-per-gpu",
+        callback=_number_or_auto,
+        metavar="N|auto",
+        help="Trainings at once on each GPU, and use all GPUs; auto decides by the first training. [default: 1]",
+    ),
     click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where."),
 )
 

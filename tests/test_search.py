@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +25,7 @@ from kdcache.core.results import read_run, read_statistics
 from kdcache.core.search_record import read_record
 from kdcache.student import distill
 from kdcache.student.plan import StudentConfig
+from kdcache.student.search.placing import Machine
 from kdcache.training.run import load_run
 from tests.ends import wait_until
 from tests.tiny import call, refused, run_tree
@@ -72,7 +74,8 @@ def test_a_search_says_what_it_found_and_leaves_what_compare_needs(
     assert record.space.temperatures == (1.0, 4.0)
     assert record.teachers == {"t_hs": "t_hs", "t_ll": "t_hs"}  # one checkpoint, so t_ll's runs are t_hs's
     recorded = read_run(folders(run)[0]).extra
-    assert {**record.training, "precision": "float32"} == recorded["training"]  # what `auto` is on a CPU
+    auto = {"precision": "float32", "engine": "plain"}  # what it is on a CPU
+    assert {**record.training, **auto} == recorded["training"]
     assert record.model == recorded["model"]
     outcome = record.outcome
     assert outcome is not None
@@ -119,6 +122,8 @@ def test_dry_run_counts_and_writes_nothing(run: Path, capsys: pytest.CaptureFixt
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("to do: ")
     assert last.endswith(f"with --jobs 1, from {len(folders(run))} that have finished")
+    call("search", str(run), "--device", "cpu", "--dry-run", "--seeds", "0,1,2", "--jobs", "2")
+    assert " with --jobs 2, from " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_weights_are_deleted_where_they_are_not_wanted(run: Path) -> None:
@@ -180,6 +185,32 @@ def test_jobs_and_one_process_find_the_same(run: Path, monkeypatch: pytest.Monke
     call("search", str(run), "--device", "cpu", "--jobs", "2", "--seeds", "0")
     call("search", str(run), "--device", "cpu", "--seeds", "0", "--out", str(run.parent / "one"))
     assert final(run, "out") == final(run, "one")
+
+
+def test_a_search_that_shares_a_gpu_finds_the_same_and_says_how_many_share_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    call("search", str(run), "--device", "cpu", "--seeds", "0", "--out", str(run.parent / "one"))
+    if torch.cuda.is_available():
+        pytest.skip("the workers would use the GPU; tests/test_gpu.py has this test there")
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls, device: Machine(gpus=1, cores=2)))
+    capsys.readouterr()
+    call("search", str(run), "--seeds", "0", "--jobs-per-gpu", "auto")
+    said = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("--jobs-per-gpu auto, after half ")
+    ]
+    assert len(said) == 1
+    assert said[0].endswith(
+        ": 1 on each GPU, 1 at once, since the training did not measure its steps and its memory on the GPU"
+    )
+    call("search", str(run), "--seeds", "0", "--jobs-per-gpu", "2", "--out", str(run.parent / "two"))
+    assert final(run, "out") == final(run, "two") == final(run, "one")
+    capsys.readouterr()
+    call("search", str(run), "--seeds", "0,1", "--jobs-per-gpu", "2", "--dry-run")
+    assert " with --jobs 2 on 1 GPU (the most if sharing wins nothing), from " in capsys.readouterr().out
+    call("search", str(run), "--seeds", "0,1", "--jobs-per-gpu", "auto", "--dry-run")
+    assert " with --jobs 1 (less if --jobs-per-gpu auto takes more), from " in capsys.readouterr().out
 
 
 def test_ray_trains_the_same_runs(run: Path) -> None:
@@ -284,6 +315,10 @@ def test_two_searches_of_one_study_do_not_run_at_once(run: Path, capsys: pytest.
         (("--set", "student.cache=null"), "run kdcache dump-teacher {run} first", 2),
         (("--jobs", "0"), "--jobs 0: give at least 1", 9),
         (("--jobs", "2", "--executor", "ray"), "--jobs is for --executor local", 9),
+        (("--jobs-per-gpu", "0"), "--jobs-per-gpu 0: give at least 1, or auto", 9),
+        (("--jobs-per-gpu", "2"), "--jobs-per-gpu 2: --device cpu uses no GPU; use --jobs N for N trainings at", 9),
+        (("--jobs-per-gpu", "auto", "--executor", "ray"), "--jobs-per-gpu is for --executor local; Ray gives", 9),
+        (("--jobs-per-gpu", "all"), "'--jobs-per-gpu': 'all' is neither a whole number nor auto", 2),
         (("--set", "models.students={}"), "the models file names no student", 2),
     ],
 )

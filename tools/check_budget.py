@@ -34,11 +34,13 @@ RULES = {
 LOCAL_IMPORT_FILES = frozenset({"cli.py"})
 """Command bodies import what they run, so that `--help` loads no torch."""
 
-LOCAL_IMPORT_PLACES = frozenset({("__init__.py", "__getattr__")})
-"""The package's lazy names, so that `import kdcache` loads no torch."""
+LOCAL_IMPORT_PLACES = frozenset(
+    {("__init__.py", "__getattr__"), ("training/start.py", "start"), ("training/start.py", "build")}
+)
+"""The package's lazy names, so that `import kdcache` loads no torch; DeepSpeed, which is loaded where it trains."""
 
-BROAD_EXCEPT_PLACES = frozenset({("ending.py", "end")})
-"""The one place where any error becomes one line and an exit code."""
+BROAD_EXCEPT_PLACES = frozenset({("ending.py", "end"), ("training/ahead.py", "_run")})
+"""Where any error becomes one line and an exit code, and where a thread hands any error to its reader."""
 
 EXCEPTIONS: dict[tuple[str, str], frozenset[str]] = {
     # The call's eight, which stand in docs and tutorials, and the dtype that only a head has.

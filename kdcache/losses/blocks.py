@@ -16,6 +16,8 @@ from torch import Tensor
 
 FREE_TO_LOOK = {"cpu"}
 """Devices whose values can be looked at without waiting for them; there a look may save a pass over [B, V]."""
+FEW_ELEMENTS = 1 << 14
+"""Logits of a block of which a pass costs less than starting it; there the fewest operations are best."""
 
 
 def may_look(tensor: Tensor) -> bool:
@@ -117,11 +119,17 @@ class Soft(Protocol):
 
 def write_hard(block: Block, weight_B: Tensor) -> Tensor:
     """L1 = - log softmax(s)_y, [B]; writes `weight_B` dL1/ds."""
-    gold_B = block.gold()
-    lse_B, _ = block.softmax(1.0, block.labels_B[:, None])
-    block.gradient_BV.mul_(weight_B[:, None])
-    block.gradient_BV.scatter_add_(1, block.labels_B[:, None], -weight_B[:, None])
-    return lse_B - gold_B
+    labels_B1, weight_B1 = block.labels_B.unsqueeze(1), weight_B.unsqueeze(1)
+    if block.logits_BV.numel() <= FEW_ELEMENTS:
+        log_q_BV = torch.log_softmax(masked(block.logits_BV, block.valid_BV, -torch.inf), dim=1)
+        torch.exp(log_q_BV, out=block.gradient_BV)
+        loss_B = log_q_BV.gather(1, labels_B1).squeeze(1).neg_()
+    else:
+        gold_B = block.gold()
+        lse_B, _ = block.softmax(1.0, labels_B1)
+        loss_B = lse_B - gold_B
+    block.gradient_BV.mul_(weight_B1).scatter_add_(1, labels_B1, -weight_B1)
+    return loss_B
 
 
 def masked(values_BV: Tensor, valid_BV: Tensor | None, fill: float) -> Tensor:

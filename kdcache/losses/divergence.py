@@ -155,11 +155,22 @@ def negative_entropy(log_p_RJ: Tensor) -> Tensor:
 def entropy(targets: SparseTargets, *, tau_t: float, tail: Tail) -> Tensor:
     """The teacher's entropy at tau_t from its sparse row, nats [R]; cross-entropy minus it is the KL divergence."""
     log_p_RK, log_M_R = teacher_distribution(targets, tau_t=tau_t, dtype=targets.logprobs_RK.dtype)
+    return entropy_of(log_p_RK, log_M_R, targets.num_classes_R - targets.num_kept_R, tail=tail)
+
+
+def entropy_of(log_p_RK: Tensor, log_M_R: Tensor, size_R: Tensor, *, tail: Tail) -> Tensor:
+    """The entropy of what `teacher_distribution` gives, nats [R].
+
+    Args:
+        log_p_RK: of the kept classes, -inf where padded.
+        log_M_R: log of the tail's mass.
+        size_R: classes of the tail.
+        tail: how its mass is spread.
+    """
     bucketed_R = -negative_entropy(torch.cat([log_p_RK, log_M_R[:, None]], dim=1))
     if tail == "bucket":
         return bucketed_R
-    size_R = (targets.num_classes_R - targets.num_kept_R).clamp(min=1).to(log_M_R.dtype)
-    return bucketed_R + log_M_R.exp() * size_R.log()
+    return bucketed_R + log_M_R.exp() * size_R.clamp(min=1).to(log_M_R.dtype).log()
 
 
 def teacher_distribution(targets: SparseTargets, *, tau_t: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

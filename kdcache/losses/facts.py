@@ -26,7 +26,7 @@ class Facts:
         width: the largest V of any row.
         ragged: rows differ in V.
         unlabelled: some row may have no label.
-        fillers: some row may have the weight 0, and hold anything.
+        fillers: some row may have another weight than 1; with the weight 0 it may hold anything.
         has_tail: some row of a teacher may keep fewer classes than it has.
         wrong_label: what is wrong with the first label outside its row's classes; empty where none is.
     """
@@ -70,7 +70,7 @@ def find(
         width=int(classes_R.max(initial=0)),
         ragged=bool((classes_R != classes_R[:1]).any()),
         unlabelled=not labelled_R.all(),
-        fillers=weights_R is not None and bool((weights_R == 0).any()),
+        fillers=weights_R is not None and bool((weights_R != 1).any()),
         has_tail=has_tail,
         wrong_label=problem,
     )
@@ -86,7 +86,7 @@ def look(labels_R: Tensor, weights_R: Tensor | None, targets: Targets | Mixture 
         width: classes of the student.
     """
     classes_R = torch.full_like(labels_R, width) if targets is None else targets.num_classes_R.to(labels_R)
-    weights = torch.ones_like(labels_R) if weights_R is None else (weights_R != 0).to(labels_R)
+    weights = torch.ones_like(labels_R) if weights_R is None else (weights_R == 1).to(labels_R)
     tail_R = _tail(targets, labels_R)
     labels, classes, weighted, tail = torch.stack([labels_R, classes_R, weights, tail_R]).cpu().numpy()
     return find(labels, classes, weighted.astype(np.float32), has_tail=bool(tail.any()))

@@ -14,14 +14,16 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdcache.core.configuration import Configuration
 from kdcache.core.errors import IncompatibleTargets
 from kdcache.core.types import IGNORE
-from kdcache.losses import autograd, fused, precision
+from kdcache.losses import autograd, fused, gpu, precision
 from kdcache.losses import facts as finding
 from kdcache.losses import work as working
-from kdcache.losses.counts import Count, Counts, mean
+from kdcache.losses.blocks import FEW_ELEMENTS, may_look
+from kdcache.losses.counts import Count, Counts, spread
 from kdcache.losses.divergence import Distance
 from kdcache.losses.facts import Facts
 from kdcache.losses.head import Head
@@ -84,7 +86,7 @@ class Objective(Configuration):
             logits_RV: student logits, any float dtype; computed in float32 (float64 if they are).
             targets: teacher rows; null only with alpha = 0. Both means then run over a row's own classes.
             labels_R: int64, gold classes, `IGNORE` (-100) where there is none.
-            weights_R: 0 for rows of fillers, 1 otherwise.
+            weights_R: 0 for rows of fillers, 1 otherwise; not looked at where the facts know of no fillers.
             num_rows: rows with a teacher in the whole step over ranks and accumulation, as a number or as a tensor on
                 the logits' device, shape []; 0 counts as 1; default: of this batch.
             num_labels: rows with a label in the whole step, likewise.
@@ -103,11 +105,14 @@ class Objective(Configuration):
         dtype = torch.float64 if logits_RV.dtype == torch.float64 else torch.float32
         shape = (logits_RV.shape[0], logits_RV.shape[1])
         with precision.as_written(logits_RV.device):
-            counts = Counts.of(labels_R, weights_R, num_rows, num_labels)
-            unit = self._unit(counts, logits_RV.dtype)
             facts = facts or self._look(shape, targets, labels_R, weights_R)
+            counts = Counts.of(labels_R, weights_R, num_rows, num_labels, facts)
+            if self._is_plain(logits_RV, counts, facts):
+                working.check(shape, None, labels_R, facts, hard=True)
+                return _plain(logits_RV.to(dtype), labels_R, counts)
+            unit = self._unit(counts, logits_RV.dtype)
             work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
-            return self._sums(autograd.row_losses(logits_RV, work, in_place=in_place), counts, unit=unit)
+            return self._sums(autograd.row_losses(logits_RV, work, in_place=in_place, summed=True), counts, unit=unit)
 
     def from_hidden(
         self,
@@ -135,8 +140,7 @@ class Objective(Configuration):
             num_labels: rows with a label in the whole step.
             facts: of the rows.
             compute: dtype of the products and of the logits; vectors and weight are copied into it where they have
-                another one, so a head in float32 is multiplied in bfloat16, as under autocast. Default: that of the
-                vectors.
+                another one, so a float32 head is multiplied in bfloat16, as under autocast. Default: that of vectors.
 
         Raises:
             IncompatibleTargets: as in a call.
@@ -145,9 +149,9 @@ class Objective(Configuration):
         dtype = torch.float64 if compute == torch.float64 else torch.float32
         shape = (hidden_RD.shape[0], head.num_classes)
         with precision.as_written(hidden_RD.device):
-            counts = Counts.of(labels_R, weights_R, num_rows, num_labels)
-            unit = self._unit(counts, compute)
             facts = facts or self._look(shape, targets, labels_R, weights_R)
+            counts = Counts.of(labels_R, weights_R, num_rows, num_labels, facts)
+            unit = self._unit(counts, compute)
             work = self._plan(shape, targets, labels_R, counts, facts, unit=unit, dtype=dtype)
             return self._sums(fused.head_losses(hidden_RD, head, work, compute=compute), counts, unit=unit)
 
@@ -171,6 +175,12 @@ class Objective(Configuration):
         work = working.plan(shape, targets, none_R, distance, facts, hard_R=None, soft_R=ones_R)
         return autograd.row_losses(logits_RV, work)
 
+    def _is_plain(self, logits_RV: Tensor, counts: Counts, facts: Facts) -> bool:
+        """Whether these are hard labels in their simplest form, and so few logits that PyTorch's function is best."""
+        simple = self.alpha == 0 and not counts.gaps and not facts.ragged and facts.width == logits_RV.shape[1]
+        few = logits_RV.numel() <= FEW_ELEMENTS and may_look(logits_RV) and not gpu.usable(logits_RV.device)
+        return simple and few and logits_RV.dtype != torch.float16
+
     def _plan(
         self,
         shape: tuple[int, int],
@@ -184,16 +194,18 @@ class Objective(Configuration):
     ) -> Work:
         if self.alpha > 0 and targets is None:
             raise IncompatibleTargets(f"alpha = {self.alpha:g} needs teacher rows; open the cache with a teacher")
-        hard_R = counts.labelled_R.to(dtype) * ((1 - self.alpha) / counts.num_labels / unit)
-        soft_R = counts.weights_R.to(dtype) * (self.alpha * self.scale / counts.num_rows / unit)
+        hard_R = None
+        if self.alpha < 1:
+            hard_R = spread(counts.labelled_R, (1 - self.alpha) / counts.num_labels / unit, labels_R, dtype)
+        factor = self.alpha * self.scale / counts.num_rows / unit
         return working.plan(
             shape,
             targets if self.alpha > 0 else None,
             labels_R,
             Distance.of(self, tail=self.tail),
             facts,
-            hard_R=hard_R if self.alpha < 1 else None,
-            soft_R=soft_R,
+            hard_R=hard_R,
+            soft_R=spread(counts.weights_R, factor, labels_R, dtype),
         )
 
     def _look(
@@ -215,10 +227,21 @@ class Objective(Configuration):
         return counts.unit(1 - self.alpha, self.alpha * self.scale, torch.float32)
 
     def _sums(self, losses: RowLosses, counts: Counts, *, unit: float | Tensor) -> Losses:
-        soft = mean(losses.soft, counts.weights_R, counts.num_rows)
-        return Losses(
-            total=losses.total.sum() * unit if isinstance(unit, Tensor) or unit != 1 else losses.total.sum(),
-            hard=mean(losses.hard, counts.labelled_R, counts.num_labels),
-            soft=soft,
-            kl=soft - mean(losses.floor, counts.weights_R, counts.num_rows),
-        )
+        """What is reported; `losses.total` is the sum over rows."""
+        total = losses.total * unit if isinstance(unit, Tensor) or unit != 1 else losses.total
+        hard, soft, kl = losses.hard.new_zeros(3).unbind() if not 0 < self.alpha < 1 else (total, total, total)
+        if self.alpha < 1:
+            hard = counts.mean(losses.hard, counts.labelled_R, counts.num_labels)
+        if self.alpha > 0:
+            soft = counts.mean(losses.soft, counts.weights_R, counts.num_rows)
+            floor = counts.mean(losses.floor, counts.weights_R, counts.num_rows) if self.loss == "ce" else 0
+            kl = soft - floor
+        return Losses(total=total, hard=hard, soft=soft, kl=kl)
+
+
+def _plain(logits_RV: Tensor, labels_R: Tensor, counts: Counts) -> Losses:
+    """Hard labels alone, one for each row."""
+    total = functional.cross_entropy(logits_RV, labels_R, reduction="sum") / counts.num_labels
+    total = total if total.dtype == logits_RV.dtype else total.to(logits_RV.dtype)
+    soft, kl = total.new_zeros(2).unbind()
+    return Losses(total=total, hard=total.detach().clone(), soft=soft, kl=kl)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch.nn import functional
 
 from kdcache.losses import divergence
 from kdcache.losses.blocks import Block, Soft, Values, masked
 from kdcache.losses.divergence import Distance
+from kdcache.losses.facts import Facts
 from kdcache.losses.sparse import SparseSoftmax, SparseSquared
 from kdcache.losses.targets import HiddenTargets, Mixture, Targets
+from kdcache.losses.whole import WholeSoftmax
 
 
 class HiddenRows:
@@ -29,6 +32,8 @@ class HiddenRows:
         tau_t, tau_s = self._distance.tau_t, self._distance.tau_s
         width = block.logits_BV.shape[1]
         t_BV = self._targets.head.logits(self._targets.hidden_RD[block.rows].to(self._dtype))[:, :width] / tau_t
+        if t_BV.shape[1] < width:  # more columns than any row has classes; `valid_BV` hides them
+            t_BV = functional.pad(t_BV, (0, width - t_BV.shape[1]))
         s_BV = block.logits_BV / tau_s
         if self._distance.loss == "mse":
             classes_B = self._targets.num_classes_R[block.rows].to(self._dtype)
@@ -65,13 +70,15 @@ class MixedRows:
         return Values(hard=None, soft=soft_B, floor=floor_B)
 
 
-def prepare(targets: Targets | Mixture, distance: Distance, dtype: torch.dtype, *, has_tail: bool) -> Soft:
+def prepare(targets: Targets | Mixture, distance: Distance, dtype: torch.dtype, facts: Facts) -> Soft:
     """What the teacher's rows need once, before the blocks."""
     if isinstance(targets, Mixture):
-        first, second = (prepare(part, distance, dtype, has_tail=has_tail) for part in (targets.first, targets.second))
+        first, second = (prepare(part, distance, dtype, facts) for part in (targets.first, targets.second))
         return MixedRows(first, second, targets.weight)
     if isinstance(targets, HiddenTargets):
         return HiddenRows(targets, distance, dtype)
     if distance.loss == "mse":
         return SparseSquared(targets, distance, dtype)
-    return SparseSoftmax(targets, distance, dtype, has_tail=has_tail)
+    if not facts.has_tail:
+        return WholeSoftmax(targets, distance, dtype, facts)
+    return SparseSoftmax(targets, distance, dtype)

@@ -17,15 +17,16 @@ from kdcache.losses.targets import SparseTargets
 class SparseSoftmax:
     """CE, reverse KL and JSD against sparse rows: softmax, gathers and row sums, one exponential a class."""
 
-    def __init__(self, targets: SparseTargets, distance: Distance, dtype: torch.dtype, *, has_tail: bool) -> None:
+    def __init__(self, targets: SparseTargets, distance: Distance, dtype: torch.dtype) -> None:
         self._tau = distance.tau_s
         self._formula = distance.formula()
-        self._uniform = distance.loss == "ce" and distance.tail == "uniform" and has_tail
+        self._uniform = distance.loss == "ce" and distance.tail == "uniform"
         self._targets = targets
         self._log_p_RK, self._log_M_R = divergence.teacher_distribution(targets, tau_t=distance.tau_t, dtype=dtype)
         self._floor_R = torch.zeros_like(self._log_M_R)
         if distance.loss == "ce":
-            self._floor_R = divergence.entropy(targets, tau_t=distance.tau_t, tail=distance.tail).to(dtype)
+            size_R = targets.num_classes_R - targets.num_kept_R
+            self._floor_R = divergence.entropy_of(self._log_p_RK, self._log_M_R, size_R, tail=distance.tail)
         self.takes_hard = self._tau == 1
 
     def write(self, block: Block) -> Values:

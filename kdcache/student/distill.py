@@ -6,7 +6,6 @@ import shlex
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,26 @@ from typing import Any
 import torch
 
 from kdcache.cache.loader import Loader
+from kdcache.core.config import digest
 from kdcache.core.results import RunResult, write_json, write_run
 from kdcache.core.types import Evaluation
 from kdcache.losses.objective import Objective
-from kdcache.student import fidelity, skip_layers
+from kdcache.student import fidelity
+from kdcache.student.keeping import Held
 from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps
 from kdcache.student.plan import Plan, StudentConfig, finished
 from kdcache.student.shared import Inputs, Shared
 from kdcache.training import checkpoint, evaluate, models
 from kdcache.training.engine import Engine
+from kdcache.training.forward import ReadRows
 from kdcache.training.log import RunLog, scores_text
 from kdcache.training.loop import fit
+from kdcache.training.plain import PlainEngine
 from kdcache.training.run import Prepared, RunFile, make_folder, pad_token_id
 from kdcache.training.settings import effective, engine_settings
-from kdcache.training.start import build, start
-from kdcache.training.steppers import stepper
+from kdcache.training.start import start
+from kdcache.training.steppers import Kept, stepper
+from kdcache.training.stepping import Stepper
 from kdcache.training.steps import CachedSteps, Steps
 from kdcache.training.world import World, barrier
 
@@ -71,7 +75,7 @@ def run(
     with RunLog(folder if world.rank == 0 else None, label=label) as log:
         log.write("start", key=planned.key, exactness=str(planned.verdict), teacher_forwards=0)
         prepared = time.monotonic() - started
-        selected, counters, step = _train(file, planned, inputs, world, log)
+        selected, counters, step = _train(shared, planned, inputs, world, log)
         seconds = {"prepare": round(prepared, 2), "train": log.elapsed}
         log.write("end", **counters)
     ran = {"training": effective(planned.config.training, world), "step": step}
@@ -98,21 +102,27 @@ class _Selected:
 
 
 def _train(
-    file: RunFile, planned: Plan, inputs: Inputs, world: World, log: RunLog
+    shared: Shared, planned: Plan, inputs: Inputs, world: World, log: RunLog
 ) -> tuple[_Selected, dict[str, int], dict[str, Any]]:
     """The training itself: the checkpoint, counters, and what ran its steps."""
     config, data, tokenizer = planned.config, inputs.data, inputs.tokenizer
     pad = pad_token_id(tokenizer)
-    model = skip_layers.build(
-        file.models.student(planned.name), data.task.auto_class, seed=config.seed, **data.task.model_kwargs()
-    )
+    source, auto_class, head = shared.file.models.student(planned.name), data.task.auto_class, data.task.model_kwargs()
+    model = shared.keeper.student(source, auto_class, seed=config.seed, head=head)
     setup = evaluate.Setup(
         task=data.task, tokenizer=tokenizer, pad_token_id=pad, batch_size=config.eval_batch_size, world=world
     )
     steps = _steps(planned, inputs.others, world, pad)
-    with closing(build(model, engine_settings(config, world), world)) as engine:
-        best, num_steps, ran = _fit(planned, engine, steps, setup, data, log)
-    best = replace(best, evaluations=best.evaluations + _test(planned, data, setup))
+    form = digest([source, auto_class, head])
+    with shared.keeper.engine(model, config, world, student=form) as held:
+        stepping = _stepper(planned, held, setup, log)
+        stepping.measures = shared.measure
+        best, num_steps = _fit(planned, stepping, steps, setup, data, log)
+        rows, ran = stepping.rows(data.task), stepping.record()
+        if rows is not None:  # the engine goes on to the selected checkpoint, and its graphs with it
+            best = replace(best, evaluations=best.evaluations + _test(planned, data, setup, held.engine, rows))
+    if rows is None:
+        best = replace(best, evaluations=best.evaluations + _test(planned, data, setup))
     counters = {"teacher_forwards": 0, "steps": num_steps, "items": len(planned.cache.plan.indices("train"))}
     if inputs.others is not None:
         counters["rows_dropped"] = inputs.others.num_dropped
@@ -120,21 +130,19 @@ def _train(
 
 
 def _fit(
-    planned: Plan, engine: Engine, steps: Steps, setup: evaluate.Setup, data: Prepared, log: RunLog
-) -> tuple[_Selected, int, dict[str, Any]]:
-    """Train; the best checkpoint by validation, which is saved, the number of steps, and what ran them."""
-    config, world = planned.config, setup.world
+    planned: Plan, stepping: Stepper, steps: Steps, setup: evaluate.Setup, data: Prepared, log: RunLog
+) -> tuple[_Selected, int]:
+    """Train; the best checkpoint by validation, which is saved, and the number of steps."""
+    config, world, engine = planned.config, setup.world, stepping.engine
     torch.manual_seed(config.seed * 1009 + world.rank)  # dropout differs between ranks
-    objective = Objective.of(planned.configuration, tail=planned.verdict.tail)
     theirs = fidelity.teacher_rows(planned.cache, planned.configuration.teachers, data.items["validation"])
     best = _Selected()
     num_steps = 0
-    stepping = stepper(engine, objective, rows=data.task, pad_token_id=setup.pad_token_id, config=config, log=log)
     for point in fit(stepping, steps, config=config, log=log):
         num_steps = point.step
         engine.train(False)
-        compare = None if theirs is None else theirs.beside
-        readings = evaluate.predict(engine, data.items["validation"], setup, compare=compare)
+        compare, rows = None if theirs is None else theirs.beside, stepping.rows(data.task)
+        readings = evaluate.predict(engine, data.items["validation"], setup, compare=compare, rows=rows)
         validation = evaluate.score(data.items["validation"], readings, task=data.task, split="validation")
         scores = evaluate.plain_scores(validation)
         log.write("evaluation", step=point.step, epoch=point.epoch, **scores)
@@ -145,7 +153,23 @@ def _fit(
             if world.rank == 0:
                 folder = planned.folder / "selected"
                 checkpoint.save(folder, model=engine.module, state=state, tokenizer=setup.tokenizer)
-    return best, num_steps, stepping.record()
+    return best, num_steps
+
+
+def _stepper(planned: Plan, held: Held, setup: evaluate.Setup, log: RunLog) -> Stepper:
+    """What runs the steps, with the graphs that earlier trainings on the same loss and rows left."""
+    configuration = planned.configuration
+    objective = Objective.of(configuration, tail=planned.verdict.tail)
+    name = (planned.cache.root, configuration.teachers, configuration.teacher_weight, objective)
+    return stepper(
+        held.engine,
+        objective,
+        rows=setup.task,
+        pad_token_id=setup.pad_token_id,
+        config=planned.config,
+        log=log,
+        kept=Kept(graphs=held.graphs, name=name),
+    )
 
 
 def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int) -> Steps:
@@ -172,8 +196,13 @@ def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int) ->
     return cached if others is None else OtherTokenSteps(cached=cached, others=others)
 
 
-def _test(planned: Plan, data: Prepared, setup: evaluate.Setup) -> tuple[Evaluation, ...]:
-    """The selected checkpoint on the test split, as it is reported; nothing without one."""
+def _test(
+    planned: Plan, data: Prepared, setup: evaluate.Setup, engine: Engine | None = None, rows: ReadRows | None = None
+) -> tuple[Evaluation, ...]:
+    """The selected checkpoint on the test split, as it is reported; nothing without one.
+
+    Read from its folder into a model of its own, or into an engine whose forward passes are graphs.
+    """
     if "test" not in data.items:
         return ()
     world, items = setup.world, data.items["test"]
@@ -182,10 +211,16 @@ def _test(planned: Plan, data: Prepared, setup: evaluate.Setup) -> tuple[Evaluat
     plain = settings.kind == "plain"  # it keeps float32 weights, and computes in 16 bits beside them
     folder = planned.folder / "selected"
     bf16 = settings.bf16 and not plain
-    model = models.load_selected(folder, data.task.auto_class, device=world.device, bf16=bf16)
-    compute = torch.bfloat16 if settings.bf16 and plain else None
-    loaded = evaluate.Loaded(module=model, compute=compute)
-    readings = evaluate.predict(loaded, items, setup, final=True)
+    place = world.device if rows is None else torch.device("cpu")
+    model = models.load_selected(folder, data.task.auto_class, device=place, bf16=bf16)
+    tested: evaluate.Model
+    if isinstance(engine, PlainEngine):
+        engine.load(model)
+        engine.train(False)
+        tested = engine
+    else:
+        tested = evaluate.Loaded(module=model, compute=torch.bfloat16 if settings.bf16 and plain else None)
+    readings = evaluate.predict(tested, items, setup, final=True, rows=rows)
     return (evaluate.score(items, readings, task=data.task, split="test", final=True),)
 
 
@@ -245,5 +280,10 @@ def summary(result: RunResult, folder: Path) -> str:
             f"  its tokenizer is not the teacher's: rows were matched by example or word, "
             f"{result.counters['rows_dropped']:,} dropped that one of them lost to truncation"
         )
+    step = result.extra.get("step", {})
+    if step.get("graphs"):
+        lines.append(f"  steps ran as {step['graphs']} CUDA graphs, one for each shape")
+    elif step.get("why"):
+        lines.append(f"  steps ran eagerly: {step['why']}")
     lines += [f"  run folder: {folder}", f"next: {shlex.join(['kdcache', 'compare', str(folder.parent)])}"]
     return "\n".join(lines)

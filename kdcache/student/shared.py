@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from kdcache.cache.reader import LRU_BYTES, Cache
 from kdcache.core.errors import CacheMismatch
+from kdcache.student.keeping import Keeper
 from kdcache.student.other_tokens import OtherTokens, match
 from kdcache.student.plan import Plan, StudentConfig, open_cache, plan
 from kdcache.tasks import make
@@ -38,10 +39,15 @@ class Shared:
     Args:
         file: the study.
         cache_bytes: decoded blocks that an open cache keeps.
+        several: whether several trainings are to come.
+        measure: whether trainings measure how long a GPU works in a step.
     """
 
-    def __init__(self, file: RunFile, *, cache_bytes: int = LRU_BYTES) -> None:
-        self.file = file
+    def __init__(
+        self, file: RunFile, *, cache_bytes: int = LRU_BYTES, several: bool = False, measure: bool = False
+    ) -> None:
+        self.file, self.measure = file, measure
+        self.keeper = Keeper(several=several)
         self._cache_bytes = cache_bytes
         self._known: dict[tuple[Any, ...], Any] = {}
 

@@ -22,7 +22,7 @@ from kdcache.teacher.runner import Runner, rows_chosen
 from kdcache.teacher.settings import DumpConfig, FidelityConfig, parse_grid
 from kdcache.teacher.stores import Outputs, first_rows, shared_tables
 from kdcache.training import models
-from kdcache.training.forward import forward_rows
+from kdcache.training.forward import eager, forward_rows
 from kdcache.training.run import RunFile
 
 MAX_ROWS = 256
@@ -177,13 +177,11 @@ def _student_logits(model: Any, items: Sequence[Item], opening: Opening) -> Iter
     """The student's logits of the same rows in the same batches."""
     job, per_item = opening.job, max(1, MAX_ROWS // len(items))
     batches = forward_rows(
-        lambda inputs: model(**inputs),
+        eager(lambda inputs: model(**inputs), job.task, job.device),
         items,
-        task=job.task,
         batch_size=job.config.batch_size,
         batch_tokens=job.config.batch_tokens,
         pad_token_id=job.pad_token_id,
-        device=job.device,
     )
     for indices, _, logits_RV in batches:
         if logits_RV.shape[1] < opening.num_classes:

@@ -25,7 +25,7 @@ from kdcache.metrics import evaluate_by_language
 from kdcache.metrics.calibration import optimal_temperature
 from kdcache.tasks.base import Beside, Reading, RowFacts, Task, Writing
 from kdcache.training.batch import MASKED
-from kdcache.training.forward import forward_rows
+from kdcache.training.forward import ReadRows, eager, forward_rows
 from kdcache.training.plain import autocast
 from kdcache.training.world import World, gather_objects
 
@@ -106,6 +106,7 @@ def predict(
     final: bool = False,
     sample: bool = False,
     compare: Compare | None = None,
+    rows: ReadRows | None = None,
 ) -> list[Reading]:
     """What is kept of every item, on every rank; each rank runs its share.
 
@@ -118,6 +119,7 @@ def predict(
         final: for a reported score: what is written takes the dataset's `beams`, else its `selection_beams`.
         sample: keep logits of some rows for `temperature`.
         compare: what sets rows beside a teacher's.
+        rows: how rows come from the model; null: by a call of it.
 
     Raises:
         ModelError: fewer classes than the rows have.
@@ -131,18 +133,16 @@ def predict(
     writing = Writing(tokenizer=setup.tokenizer, final=final, synced=model.sharded and world.size > 1)
     found: dict[int, Reading] = {}
     for indices, batch, logits_RV in forward_rows(
-        model.forward,
+        rows or eager(model.forward, setup.task, world.device),
         mine,
-        task=setup.task,
         batch_size=setup.batch_size,
         pad_token_id=setup.pad_token_id,
-        device=world.device,
     ):
         chosen = [mine[i] for i in indices]
-        rows = [strides.get(share[i]) for i in indices]
+        sampled = [strides.get(share[i]) for i in indices]
         with torch.no_grad(), model.context():
             texts = setup.task.write(model.module, batch.inputs, writing)
-        readings = read(chosen, logits_RV, setup.task, texts, rows, compare)
+        readings = read(chosen, logits_RV, setup.task, texts, sampled, compare)
         found |= {share[i]: reading for i, reading in zip(indices, readings, strict=True)}
     merged: dict[int, Reading] = {}
     for part in gather_objects(found, world):

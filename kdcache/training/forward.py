@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from kdcache.core.types import Item
-from kdcache.tasks.base import Task
-from kdcache.training.batch import Batch, collate, read_rows
+from kdcache.training.batch import Batch, RowReader, collate, read_rows
 
 Forward = Callable[[Mapping[str, Tensor]], Any]
+ReadRows = Callable[[Batch], tuple[Batch, Tensor]]
+"""A batch on the CPU -> the batch on the device, and float32 logits of its rows [R, V], which the next call may
+overwrite."""
 
 
 def length_batches(items: Sequence[Item], batch_size: int, batch_tokens: int | None = None) -> list[list[int]]:
@@ -47,20 +49,34 @@ def length_batches(items: Sequence[Item], batch_size: int, batch_tokens: int | N
 
 @torch.no_grad()
 def forward_rows(
-    forward: Forward,
+    read: ReadRows,
     items: Sequence[Item],
     *,
-    task: Task,
     batch_size: int,
     batch_tokens: int | None = None,
     pad_token_id: int,
-    device: torch.device,
 ) -> Iterator[tuple[list[int], Batch, Tensor]]:
     """Each batch of items through the model once.
 
     Yields:
-        Indices of the items, the batch on the device, and float32 logits of its rows [R, V].
+        Indices of the items, the batch on the device, and float32 logits of its rows [R, V], until the next.
     """
     for indices in length_batches(items, batch_size, batch_tokens):
-        batch = collate([items[i] for i in indices], pad_token_id=pad_token_id).to(device)
-        yield indices, batch, read_rows(task, forward(batch.inputs), batch).float()
+        batch, logits_RV = read(collate([items[i] for i in indices], pad_token_id=pad_token_id))
+        yield indices, batch, logits_RV
+
+
+def eager(forward: Forward, task: RowReader, device: torch.device) -> ReadRows:
+    """Rows by a call of the model.
+
+    Args:
+        forward: the model.
+        task: reads rows from its outputs.
+        device: where it is.
+    """
+
+    def read(batch: Batch) -> tuple[Batch, Tensor]:
+        batch = batch.to(device)
+        return batch, read_rows(task, forward(batch.inputs), batch).float()
+
+    return read

@@ -6,31 +6,28 @@ A graph asks once. Nothing else changes: the same operations on the same numbers
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from kdcache.core.errors import KDCacheError
-from kdcache.losses.facts import Facts
-from kdcache.training.batch import Batch
+from kdcache.training.batch import Batch, RowReader
+from kdcache.training.forward import ReadRows
 from kdcache.training.fusing import Loss
+from kdcache.training.graph_rows import GraphRows
 from kdcache.training.log import RunLog
 from kdcache.training.plain import PlainEngine
-from kdcache.training.recording import Recorder, Replay
-from kdcache.training.sending import Layout, Sent
+from kdcache.training.recording import LARGEST, UNFIT, Graphs, Key, Recorded
+from kdcache.training.sending import Sent
 from kdcache.training.shapes import grid_of
 from kdcache.training.stepping import Feed, Micro, Ready, Stepper, counts
 from kdcache.training.steps import TrainStep
 
 WARM_UP = 3
 """Eager steps before anything is recorded: libraries, kernels and the optimizer's moments are made in them."""
-LARGEST = 48
-"""Graphs of one training, at most."""
 GAIN = 0.9
 """A graph is worth it where it takes at most this share of the eager time of the same shape."""
-
-Key = tuple[Layout, Facts]
 
 
 @dataclass(slots=True)
@@ -39,14 +36,6 @@ class _Seen:
 
     count: int = 0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Recorded:
-    """A graph, and the buffer that it reads."""
-
-    buffer: Tensor
-    replay: Replay
 
 
 class GraphStepper(Stepper):
@@ -59,56 +48,71 @@ class GraphStepper(Stepper):
         engine: plain PyTorch.
         loss: of a batch.
         feed: makes its steps ready; pads them from now on.
-        recorder: makes graphs.
+        graphs: what was recorded of this model before.
         log: told what runs, and why.
+        name: of the loss and its teachers: trainings of one name share their graphs.
         always: keep graphs whatever they gain.
     """
 
     def __init__(
-        self, engine: PlainEngine, loss: Loss, feed: Feed, recorder: Recorder, log: RunLog, *, always: bool = False
+        self,
+        engine: PlainEngine,
+        loss: Loss,
+        feed: Feed,
+        graphs: Graphs,
+        log: RunLog,
+        *,
+        name: Hashable = "",
+        always: bool = False,
     ) -> None:
         super().__init__(engine, loss, feed)
-        self._plain, self._recorder, self._log, self._always = engine, recorder, log, always
-        feed.grid = grid_of(engine.module)
+        self._plain, self._log, self._always, self.graphs = engine, log, always, graphs
+        self._mine = graphs.steps.setdefault(name, {})
+        if graphs.share is None:
+            graphs.share = self._share
+        self._share = graphs.share
         self._seen: dict[Key, _Seen] = {}
-        self._graphs: dict[Key, _Recorded] = {}
-        self._decided = self._off = False
-        self._why = "no shape came three times"
-        self._busy = 0.0
-        engine.hold_gradients()
+        self._warm = 0 if graphs.worth else WARM_UP
+        if graphs.worth is not False:
+            feed.grid = grid_of(engine.module)
+            engine.hold_gradients()
 
     def step(self, ready: Ready, rate: float) -> Tensor:
         """Run a step; see `Stepper.step`."""
-        with self._recorder.scope():
+        if self.graphs.worth is False and self.feed.grid is not None:
+            self._leave()  # an evaluation could not be recorded
+        with self.graphs.recorder.scope():
             return super().step(ready, rate)
 
     def record(self) -> dict[str, Any]:
-        """See `Stepper.record`; `why` says why nothing is a graph, `busy` is the device's seconds of a step."""
-        found = super().record()
-        if self._busy:
-            found["busy"] = round(self._busy, 6)
-        return {**found, "graphs": len(self._graphs)} | ({} if self._graphs else {"why": self._why})
+        """See `Stepper.record`; `why` says why nothing is a graph."""
+        return {**super().record(), "graphs": len(self._mine)} | ({} if self._mine else {"why": self.graphs.why})
+
+    def rows(self, task: RowReader) -> ReadRows | None:
+        """See `Stepper.rows`."""
+        return GraphRows(self._plain, task, self.graphs, self.feed.padded) if self.graphs.worth else None
 
     def _run(self, micro: Micro, step: TrainStep) -> None:
-        if micro.sent is None or self._off or self._steps <= WARM_UP or not _fit_for_graphs(micro.batch):
+        off = self.graphs.worth is False or self._steps <= self._warm
+        if micro.sent is None or off or not _fit_for_graphs(micro.batch):
             super()._run(micro, step)
             return
         key = (micro.sent.layout, micro.batch.facts)
-        known = self._graphs.get(key)
+        known = self._mine.get(key)
         if known is not None:
             known.buffer.copy_(micro.sent.arrive())
             known.replay()
             return
         seen = self._seen.setdefault(key, _Seen())
         seen.count += 1
-        if seen.count == 1 or len(self._graphs) >= LARGEST:
+        if seen.count == 1 or len(self._mine) >= LARGEST:
             super()._run(micro, step)
-        elif self._decided or seen.count > 2:
+        elif self.graphs.worth or seen.count > 2:
             self._recorded(key, micro, micro.sent, step)
         else:
-            began = self._recorder.seconds()
+            began = self.graphs.recorder.seconds()
             super()._run(micro, step)
-            seen.seconds = self._recorder.seconds() - began
+            seen.seconds = self.graphs.recorder.seconds() - began
 
     def _recorded(self, key: Key, micro: Micro, sent: Sent, step: TrainStep) -> None:
         """Record a shape's graph, and run the micro-batch as it; eager from now on where that fails."""
@@ -119,45 +123,46 @@ class GraphStepper(Stepper):
             self._learn(loss(batch.filled(views), **counts(views)))
 
         try:
-            graph = _Recorded(buffer=buffer, replay=self._recorder.record(learn))
-        except KDCacheError:
-            raise
-        except Exception as error:  # noqa: BLE001  whatever a model raises that cannot be recorded, eager steps can go on
+            graph = Recorded(buffer=buffer, replay=self.graphs.recorder.record(learn))
+        except UNFIT as error:
             self._stop(f"a step cannot be recorded: {type(error).__name__}: {_line(error)}")
             super()._run(micro, step)
             return
-        self._graphs[key] = graph
-        if self._decided:
+        self._mine[key] = graph
+        if self.graphs.worth:
             graph.replay()
         else:
-            began = self._recorder.seconds()
+            began = self.graphs.recorder.seconds()
             graph.replay()
             del graph  # so that its memory can be given back
-            self._decide(self._seen[key].seconds, self._recorder.seconds() - began)
+            self._decide(self._seen[key].seconds, self.graphs.recorder.seconds() - began)
 
     def _decide(self, eager: float, graph: float) -> None:
         """Keep graphs, or stay eager, by the seconds that one shape took."""
-        self._decided, self._busy = True, graph * self.engine.settings.accumulation
+        self._busy = graph * self.engine.settings.accumulation
         told = {"eager_seconds": round(eager, 6), "graph_seconds": round(graph, 6)}
         if not self._always and graph > GAIN * eager:
             why = f"the device limits a step, not the host: {eager * 1e3:.1f} ms eager, {graph * 1e3:.1f} ms as a graph"
             self._stop(why, **told)
             return
         try:
-            self._plain.record_update(self._recorder.record)
-        except Exception as error:  # noqa: BLE001  as above
+            self._plain.record_update(self.graphs.recorder.record)
+        except UNFIT as error:
             self._stop(f"the optimizer cannot be recorded ({type(error).__name__}: {_line(error)})")
         else:
+            self.graphs.worth = True
             self._log.write("graphs", **told)
 
     def _stop(self, why: str, **told: float) -> None:
         """Eager from now on."""
-        self._off, self._why = True, why
-        self._graphs.clear()
+        self._leave()
+        self.graphs.drop(why)
+        self._log.write("eager", reason=why, **told)
+
+    def _leave(self) -> None:
+        self._mine = {}
         self._plain.eager_update()
         self.feed.grid = None
-        self._recorder.release()
-        self._log.write("eager", reason=why, **told)
 
 
 def _fit_for_graphs(batch: Batch) -> bool:

@@ -112,8 +112,35 @@ class PlainEngine:
         """All weights on the CPU."""
         return {name: value.detach().cpu().clone() for name, value in self._model.state_dict().items()}
 
+    def load(self, model: torch.nn.Module) -> None:
+        """Take over the weights of another model of the same form, where the own ones lie.
+
+        Args:
+            model: on any device.
+        """
+        given = model.state_dict()
+        with torch.no_grad():
+            for name, value in self._model.state_dict().items():
+                value.copy_(given[name])
+
+    def restart(self, model: torch.nn.Module) -> None:
+        """Be as new with the weights of a model; what was recorded stays true.
+
+        Args:
+            model: of the same form.
+        """
+        self.load(model)
+        self._waiting = 0
+        with torch.no_grad():
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.grad.zero_()
+                for value in self._optimizer.state[parameter].values():
+                    value.zero_()
+
     def close(self) -> None:
-        """Free the gradient and the moments."""
+        """Free the gradient, the moments and the recording of the update."""
+        self.eager_update()
         self._optimizer.zero_grad()
         self._optimizer.state.clear()
 

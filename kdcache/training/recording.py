@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from torch import Tensor
+
+from kdcache.losses.facts import Facts
+from kdcache.training.sending import Layout
 
 Replay = Callable[[], None]
+
+
+LARGEST = 48
+"""Graphs of one training, at most."""
+UNFIT = (RuntimeError, ValueError, TypeError, AttributeError)
+"""What CUDA, torch and models raise where they cannot be recorded; eager steps go on."""
+
+Key = tuple[Layout, Facts]
+"""A shape: where its tensors lie, and what is known of its rows."""
 
 
 class Recorder(Protocol):
@@ -110,3 +124,44 @@ class CudaRecorder:
         generator.graphsafe_set_state(generator.clone_state())
         self._pool = torch.cuda.graph_pool_handle()
         torch.cuda.synchronize(self._device)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A graph, the buffer that it reads, and the tensors that it leaves its results in."""
+
+    buffer: Tensor
+    replay: Replay
+    left: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Graphs:
+    """The graphs over one model's memory, of any number of trainings of it.
+
+    Attributes:
+        recorder: made them.
+        steps: loss -> shape -> forward, loss and backward.
+        rows: shape -> forward alone, in evaluation.
+        met: shapes that came in an evaluation.
+        share: where steps add up their losses, float32 [4]; null before the first training.
+        worth: whether graphs were found to be worth it; null: not known yet.
+        why: they were not.
+    """
+
+    recorder: Recorder
+    steps: dict[Hashable, dict[Key, Recorded]] = field(default_factory=dict)
+    rows: dict[Key, Recorded] = field(default_factory=dict)
+    met: set[Key] = field(default_factory=set)
+    share: Tensor | None = None
+    worth: bool | None = None
+    why: str = "no shape came three times"
+
+    def drop(self, why: str) -> None:
+        """Give all of them up."""
+        self.worth, self.why = False, why
+        for recorded in self.steps.values():  # steppers hold them too
+            recorded.clear()
+        self.steps.clear()
+        self.rows.clear()
+        self.recorder.release()

@@ -81,6 +81,19 @@ def test_a_loss_on_logits_is_the_same_to_the_last_bit(loss: Loss, tail: Tail, ki
         torch.testing.assert_close(tensor, other, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("labels", [LABELS, LABELS.clamp(min=0)])
+def test_hard_labels_on_logits_are_the_same_to_the_last_bit(labels: Tensor) -> None:
+    found = []
+    for on in (True, False):
+        student = _normal(9, R, V).requires_grad_()
+        with _autocast(on):
+            losses = _objective("none")(student, None, labels)
+            losses.total.backward()
+        found.append((losses, student.grad))
+    _same(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=0)
+
+
 def _from_hidden(
     kind: str, *, on: bool, compute: torch.dtype | None, low: bool = False
 ) -> tuple[Losses, tuple[Tensor, ...]]:

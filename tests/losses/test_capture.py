@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def _hidden(name: str) -> PackedRows:
     return codec.pack(rows, row_format, shared if name == "int8" else {})
 
 
-def _packed(kind: str) -> PackedTargets:
+def packed_targets(kind: str) -> PackedTargets:
     """Rows of one teacher, by their codec, or of two: `fast+int8`."""
     rows = tuple(_hidden(name) if name in HIDDEN else _sparse(name, 0) for name in kind.split("+"))
     teachers = tuple(Teacher(head=HEAD if part.store == "hidden" else None) for part in rows)
@@ -106,7 +107,7 @@ def test_the_watch_finds_what_comes_from_another_device() -> None:
 
 @pytest.mark.parametrize("name", [*SPARSE, *HIDDEN])
 def test_expanding_takes_nothing_from_the_host_and_gives_what_unpacking_gives(name: str) -> None:
-    packed = _packed(name)
+    packed = packed_targets(name)
     expected = packed.to("cpu")
     for device in ("cpu", "meta"):
         sent, head = _there(packed.arrays(), device), packed.teachers[0].head
@@ -136,7 +137,7 @@ def test_arrays_of_another_batch_are_expanded_by_the_first_ones_teacher() -> Non
 
 
 def test_arrays_are_named_by_their_teachers_number() -> None:
-    names = set(_packed("compact+int8").arrays())
+    names = set(packed_targets("compact+int8").arrays())
     assert {"0.ids", "0.gaps", "0.num_classes", "1.hidden", "1.scale", "1.num_classes"} <= names
     assert {name.split(".")[0] for name in names} == {"0", "1"}
 
@@ -155,7 +156,7 @@ def _steps() -> list[tuple[str, Loss, Tail]]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("kind", "loss", "tail"), _steps())
 def test_a_step_on_logits(kind: str, loss: Loss, tail: Tail, dtype: torch.dtype, device: str) -> None:
-    packed, teacher = _packed(kind), "a+b" if "+" in kind else "a"
+    packed, teacher = packed_targets(kind), "a+b" if "+" in kind else "a"
     objective = Objective(teacher=teacher, loss=loss, tau_t=2.0, tau_s=1.5, alpha=0.6, tail=tail)
     leaf = oracle.logits(2, R, V).to(device, dtype).requires_grad_()
     sent = _there({**packed.arrays(), "labels": LABELS, "weights": WEIGHTS, "count": torch.tensor(6)}, device)
@@ -186,7 +187,7 @@ def test_a_step_from_hidden_vectors(kind: str, compute: torch.dtype | None, devi
     if kind == "none":
         objective = Objective(teacher=None, alpha=0)
     else:
-        packed = _packed(kind)
+        packed = packed_targets(kind)
         sent |= _there(packed.arrays(), device)
         packed.expand(sent)
         targets = lambda: packed.expand(sent)  # noqa: E731
@@ -211,6 +212,21 @@ def test_a_step_from_hidden_vectors(kind: str, compute: torch.dtype | None, devi
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("ragged", [True, False])
+@pytest.mark.parametrize(("loss", "tail"), FORMS)
+def test_a_step_on_rows_without_a_tail(loss: Loss, tail: Tail, ragged: bool, device: str) -> None:
+    packed, objective = packed_targets("dense"), Objective(loss=loss, tau_t=2.0, tau_s=1.5, alpha=0.6, tail=tail)
+    leaf = oracle.logits(2, R, V + 1).to(device, torch.float32).requires_grad_()
+    sent = _there({**packed.arrays(), "labels": LABELS, "weights": WEIGHTS, "count": torch.tensor(6)}, device)
+    packed.expand(sent)
+    facts = replace(FACTS, has_tail=False, ragged=ragged)
+    given = {"weights_R": sent["weights"], "num_rows": sent["count"], "num_labels": sent["count"], "facts": facts}
+    with Capturable():
+        objective(leaf, packed.expand(sent), sent["labels"], **given).total.backward()  # type: ignore[arg-type]
+    assert leaf.grad is not None
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_step_on_hard_labels(device: str) -> None:
     leaf = oracle.logits(2, R, V).to(device, torch.float32).requires_grad_()
     sent = _there({"labels": LABELS, "weights": WEIGHTS, "count": torch.tensor(6)}, device)
@@ -224,7 +240,7 @@ def test_a_step_on_hard_labels(device: str) -> None:
 @pytest.mark.parametrize("count_type", [torch.int64, torch.float32, torch.float64])
 @pytest.mark.parametrize("counts", [(6, 4), (0, 0), (1_000, 3)])
 def test_counts_on_the_device_are_counts(dtype: torch.dtype, count_type: torch.dtype, counts: tuple[int, int]) -> None:
-    objective, targets = Objective(loss="ce", tau_t=2.0, alpha=0.4), _packed("fast").to("cpu")
+    objective, targets = Objective(loss="ce", tau_t=2.0, alpha=0.4), packed_targets("fast").to("cpu")
     found = []
     for num_rows, num_labels in (counts, [torch.tensor(count, dtype=count_type) for count in counts]):
         leaf, given = (

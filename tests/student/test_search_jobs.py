@@ -19,14 +19,17 @@ from kdcache.cache.reader import Cache
 from kdcache.core.configuration import Configuration
 from kdcache.core.design import Trial
 from kdcache.core.errors import LaunchError
-from kdcache.student import shared
+from kdcache.student import distill, shared
 from kdcache.student.plan import StudentConfig
-from kdcache.student.search import ray_executor, workers
+from kdcache.student.search import device_memory, ray_executor
+from kdcache.student.search.device_memory import DeviceMemory
 from kdcache.student.search.driver import Job, Report, names
 from kdcache.student.search.jobs import InProcess, Recipe
+from kdcache.student.search.packing import Probe
+from kdcache.student.search.placing import Machine, place
 from kdcache.student.search.program import Request
 from kdcache.student.search.table import Table
-from kdcache.student.search.workers import Workers, environment
+from kdcache.student.search.workers import Workers
 from kdcache.training.run import load_run
 from tests.ends import wait_until
 
@@ -84,7 +87,9 @@ def test_a_learning_rate_of_the_search_stands_in_the_label_and_the_settings(reci
 @pytest.fixture
 def two(recipe: Recipe) -> Iterator[Workers]:
     """Two processes."""
-    executor = Workers(replace(recipe, base=replace(recipe.base, epochs=200)), jobs=2, started=ignore)
+    places = place(2, None, machine=Machine(cores=2), device="cpu")
+    longer = replace(recipe, base=replace(recipe.base, epochs=200))
+    executor = Workers(longer, places=places, started=ignore, say=print)
     yield executor
     executor.close()
 
@@ -129,29 +134,48 @@ def test_a_worker_that_was_killed_while_it_waited_is_replaced_before_it_gets_wor
     assert two.wait().value is not None
 
 
-def test_each_worker_has_its_share_of_cores_and_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert environment(1, jobs=3, device="cpu", now={}) == {"OMP_NUM_THREADS": "2"}
-    assert environment(0, jobs=9, device="cpu", now={}) == {"OMP_NUM_THREADS": "1"}
-    assert environment(1, jobs=2, device="cuda", now={})["CUDA_VISIBLE_DEVICES"] == "1"
-
-
 @pytest.mark.parametrize(
-    ("jobs", "device", "world", "message"),
+    ("error", "short"),
     [
-        (0, "cpu", "1", r"--jobs 0: give at least 1"),
-        (3, "auto", "1", r"--jobs 3: this machine shows 2 CUDA devices, and each training takes one; use --jobs 2, or"),
-        (1, "cpu", "2", r"a search is one process and starts others with --jobs; run it without a launcher"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (torch.cuda.OutOfMemoryError(), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("NCCL error: Cuda failure 2 'Out of memory'"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (MemoryError("out of memory"), False),
     ],
 )
-def test_more_than_there_is_room_for_is_refused(
-    jobs: int, device: str, world: str, message: str, monkeypatch: pytest.MonkeyPatch
+def test_a_bench_says_whether_its_device_had_no_memory_left(
+    recipe: Recipe,
+    error: Exception,
+    short: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("WORLD_SIZE", world)
-    with pytest.raises(LaunchError, match=message):
-        workers.check(jobs, device=device)
-    workers.check(2, device="auto") if world == "1" else None
+    def fail(*arguments: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(distill, "run", fail)
+    bench = recipe.bench()
+    report = bench.train(bench.job("half", request(0)))
+    assert (report.value, report.out_of_memory) == (None, short)
+    assert report.error.startswith(type(error).__name__)
+
+
+def test_a_report_has_a_probe_where_its_training_measured_itself_on_a_gpu(
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = recipe.bench()
+    report = bench.train(bench.job("half", request(0)))
+    assert report.probe is None  # on a CPU
+    result, folder = distill.run(bench.shared.file, report.job.config, device="cpu", shared=bench.shared)
+    step = {"graphs": 0, "seconds": 0.02, "busy": 0.006, "peak_bytes": 1}
+    measured = replace(result, extra={**result.extra, "step": step})
+    monkeypatch.setattr(distill, "run", lambda *arguments, **named: (measured, folder))
+    memory = DeviceMemory(peak_bytes=7, total_bytes=100)
+    monkeypatch.setattr(device_memory, "read", lambda: memory)
+    probe = Probe(graphs=False, seconds=0.02, busy=0.006, peak_bytes=7, total_bytes=100)
+    assert bench.train(report.job).probe == probe
 
 
 def test_without_ray_the_extra_is_named(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +264,26 @@ def test_a_terminal_gets_a_table_of_what_runs_and_what_is_best() -> None:
     assert "0.7500" in rows["a"]
     assert "1 of <= 4, 1 failed" in rows["b"]
     assert "at most" in shown
+
+
+def test_a_line_stands_above_the_table_and_more_trainings_at_once_shorten_the_time_left() -> None:
+    stream = io.StringIO()
+    lines: list[str] = []
+    with Table({"a": 3}, lines.append, console=Console(file=stream, force_terminal=True, width=60)) as table:
+        table.started(job("a", "one"))
+        table.say("--jobs-per-gpu auto, after a [ce]: " + "long " * 20)
+        table.ended(Report(job=job("a", "one"), value=0.75, seconds=60.0))
+        assert table.left() == 120.0
+        table.slots = 4
+        assert table.left() == 30.0
+    shown = stream.getvalue()
+    said = shown.index("--jobs-per-gpu auto, after a [ce]: " + "long " * 19)
+    assert said < shown.index("0.7500")
+    assert shown[:said].endswith("\x1b[2K")  # of the table that stood there
+    assert lines == []
+    with Table({"a": 3}, lines.append, console=Console(file=io.StringIO())) as table:
+        table.say("a line")
+    assert lines == ["a line"]
 
 
 def test_failures_are_named_in_one_line() -> None:

@@ -22,7 +22,7 @@ from kdcache.training.graphs import GraphStepper
 from kdcache.training.log import RunLog
 from kdcache.training.loop import fit
 from kdcache.training.plain import PlainEngine
-from kdcache.training.recording import Recorder
+from kdcache.training.recording import Graphs, Recorder
 from kdcache.training.settings import TrainingConfig, engine_settings
 from kdcache.training.start import build
 from kdcache.training.stepping import Feed, Ready, Stepper
@@ -159,7 +159,7 @@ def eager(engine: PlainEngine, loss: Loss, feed: Feed, log: RunLog) -> Stepper:
 
 def graphs(recorder: Recorder, *, always: bool = False, kind: type[GraphStepper] = Forgetful) -> Make:
     """Steps as graphs of a recorder."""
-    return lambda engine, loss, feed, log: kind(engine, loss, feed, recorder, log, always=always)
+    return lambda engine, loss, feed, log: kind(engine, loss, feed, Graphs(recorder), log, always=always)
 
 
 def train(case: Case, steps: Steps, objective: Objective, make: Make, *, device: str = "cpu", **settings: Any) -> Ran:

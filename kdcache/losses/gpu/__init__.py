@@ -34,7 +34,8 @@ def usable(device: torch.device) -> bool:
 def _runs(device: torch.device) -> bool:
     """Whether a small kernel can be made for a device. Triton needs a C compiler, which a slim image lacks.
 
-    Without it plain PyTorch gives the same results, more slowly; why is said once.
+    Without it plain PyTorch gives the same results, more slowly; why is said once. Tried once and kept: the trial waits
+    for the device, so it has to be over before a step is captured.
     """
     row, factor = torch.ones(1, 16, device=device), torch.full((1,), 2.0, device=device)
     try:

@@ -38,7 +38,7 @@ class Rows:
         labels_R: int64, 0 where there is none.
         hard_R: float32, factor of L1; null where no row has one.
         soft_R: float32, factor of L2.
-        classes_R: int64, V of each row.
+        classes_R: int64, V of each row; null where rows do not differ in it.
         facts: of the rows.
         inverse_tau_t_R, inverse_tau_s_R: float32, 1 / temperature, row by row.
     """
@@ -46,7 +46,7 @@ class Rows:
     labels_R: Tensor
     hard_R: Tensor | None
     soft_R: Tensor
-    classes_R: Tensor
+    classes_R: Tensor | None
     facts: Facts
     inverse_tau_t_R: Tensor
     inverse_tau_s_R: Tensor
@@ -57,7 +57,7 @@ class Rows:
         labels_R: Tensor,
         hard_R: Tensor | None,
         soft_R: Tensor,
-        classes_R: Tensor,
+        classes_R: Tensor | None,
         facts: Facts,
         distance: Distance,
     ) -> Rows:
@@ -66,7 +66,7 @@ class Rows:
             labels_R=labels_R,
             hard_R=hard_R,
             soft_R=soft_R,
-            classes_R=classes_R.contiguous(),
+            classes_R=None if classes_R is None else classes_R.contiguous(),
             facts=facts,
             inverse_tau_t_R=torch.full_like(soft_R, 1 / distance.tau_t),
             inverse_tau_s_R=torch.full_like(soft_R, 1 / distance.tau_s),
@@ -78,7 +78,7 @@ class Rows:
             labels_R=self.labels_R[rows],
             hard_R=self.hard_R[rows] if with_hard and self.hard_R is not None else None,
             soft_R=self.soft_R[rows] if share == 1 else self.soft_R[rows] * share,
-            classes_R=self.classes_R[rows],
+            classes_R=None if self.classes_R is None else self.classes_R[rows],
             facts=self.facts,
             inverse_tau_t_R=self.inverse_tau_t_R[rows],
             inverse_tau_s_R=self.inverse_tau_s_R[rows],
@@ -110,22 +110,21 @@ class Launcher:
         Returns:
             total, hard, soft and floor, float32 [4, R]; see `work.RowLosses`.
         """
-        losses = torch.zeros((4, len(logits_RV)), device=logits_RV.device)
         if len(logits_RV) == 0:
-            return losses
+            return torch.zeros((4, 0), device=logits_RV.device)
         if gradient_RV is not None and gradient_RV.stride(1) != 1:
             line_RV = torch.empty_like(gradient_RV, memory_format=torch.contiguous_format)
             losses = self.run(logits_RV, line_RV, first=first)
             gradient_RV.copy_(line_RV)
             return losses
-        before = None
+        before, parts = None, []
         for number, (targets, share) in enumerate(self.teachers or ((None, 1.0),)):
             last = number == len(self.teachers or (None,)) - 1
             into = gradient_RV if last or gradient_RV is None else torch.empty_like(gradient_RV)
             found = self._one(logits_RV, into, before, first, targets, share, with_hard=number == 0)
-            losses += torch.cat([found[:2], found[2:] * share]) if share != 1 else found
+            parts.append(found if share == 1 else torch.cat([found[:2], found[2:] * share]))
             before = into
-        return losses
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
     def _one(
         self,
@@ -196,7 +195,7 @@ def _sparse(
     with torch.cuda.device_of(logits_RV):  # type: ignore[no-untyped-call]
         kernels.sparse_rows[(len(logits_RV),)](
             logits_RV, gradient, before, kept_logits, losses, rows.labels_R, _or(rows.hard_R, rows.soft_R),
-            rows.soft_R, rows.classes_R, *theirs, rows.inverse_tau_t_R, rows.inverse_tau_s_R,
+            rows.soft_R, _or(rows.classes_R, rows.labels_R), *theirs, rows.inverse_tau_t_R, rows.inverse_tau_s_R,
             logits_RV.stride(0), gradient.stride(0), before.stride(0), len(logits_RV), rows.facts.width,
             gradient.shape[1], num_kept,
             MODE=mode, HARD=rows.hard_R is not None, RAGGED=rows.facts.ragged, GRADIENT=into_RV is not None,
@@ -240,8 +239,9 @@ def _dense(
     with torch.cuda.device_of(logits_RV):  # type: ignore[no-untyped-call]
         kernels.dense_rows[(len(logits_RV),)](
             logits_RV, their_RV, gradient, before, losses, rows.labels_R, _or(rows.hard_R, rows.soft_R), rows.soft_R,
-            rows.classes_R, rows.inverse_tau_t_R, rows.inverse_tau_s_R, logits_RV.stride(0), their_RV.stride(0),
-            gradient.stride(0), before.stride(0), len(logits_RV), rows.facts.width, gradient.shape[1],
+            _or(rows.classes_R, rows.labels_R), rows.inverse_tau_t_R, rows.inverse_tau_s_R, logits_RV.stride(0),
+            their_RV.stride(0), gradient.stride(0), before.stride(0), len(logits_RV), rows.facts.width,
+            gradient.shape[1],
             MODE=mode, HARD=rows.hard_R is not None, RAGGED=rows.facts.ragged, GRADIENT=into_RV is not None,
             ADD=before_RV is not None, BLOCK=block, num_warps=_warps(block),
         )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from kdcache.core.design import WORST
 from kdcache.student.plan import StudentConfig
+from kdcache.student.search.packing import Probe
 from kdcache.student.search.program import Found, Program, Request
 
 
@@ -41,6 +42,8 @@ class Report:
         seconds: it took.
         prepare: of these, before the model was built.
         before: it ended before this search.
+        out_of_memory: it failed because its device had no memory left.
+        probe: what it measured of its steps; null where it did not.
     """
 
     job: Job
@@ -49,6 +52,8 @@ class Report:
     seconds: float = 0.0
     prepare: float = 0.0
     before: bool = False
+    out_of_memory: bool = False
+    probe: Probe | None = None
 
 
 class Executor(Protocol):
@@ -56,7 +61,7 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> int:
-        """Jobs that run side by side."""
+        """Jobs that run side by side; what a job reports may make them more."""
 
     def submit(self, job: Job) -> None:
         """Queue a job."""

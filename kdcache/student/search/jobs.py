@@ -15,7 +15,9 @@ from kdcache.core.errors import ConfigError, IncompatibleTargets, KDCacheError
 from kdcache.core.results import RunResult
 from kdcache.student import distill
 from kdcache.student.plan import Plan, StudentConfig, finished
+from kdcache.student.search import device_memory
 from kdcache.student.search.driver import Job, Report
+from kdcache.student.search.packing import Probe
 from kdcache.student.search.program import Request
 from kdcache.student.shared import Shared
 from kdcache.training.run import RunFile
@@ -72,6 +74,7 @@ class Bench:
     def train(self, job: Job) -> Report:
         """Train a job. What fails as a training can (a loss that is not finite, memory) is reported, not raised."""
         began = time.monotonic()
+        device_memory.restart()
         try:
             result, folder = distill.run(
                 self.shared.file, job.config, device=self.device, shared=self.shared, progress=False
@@ -79,18 +82,33 @@ class Bench:
         except (KDCacheError, RuntimeError, MemoryError, OSError) as error:
             text = " ".join(str(error).split()) or type(error).__name__
             kind = "" if isinstance(error, KDCacheError) else f"{type(error).__name__}: "
-            return Report(job=job, value=None, error=f"{kind}{text}", seconds=time.monotonic() - began)
+            seconds, full = time.monotonic() - began, out_of_memory(error)
+            return Report(job=job, value=None, error=f"{kind}{text}", seconds=seconds, out_of_memory=full)
         finally:
             self._release()
         if not self.keep_checkpoints:
             shutil.rmtree(folder / "selected", ignore_errors=True)
-        return _report(job, result)
+        taken = device_memory.read()
+        probe = Probe.of(result.extra.get("step"), total_bytes=taken.total_bytes, peak_bytes=taken.peak_bytes)
+        return replace(_report(job, result), probe=probe)
 
     def _release(self) -> None:
         """Give back what the training held: models are in reference cycles."""
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no memory left: PyTorch's own error, or one of CUDA's libraries that says so.
+
+    Example:
+        >>> out_of_memory(RuntimeError("CUDA error: out of memory")), out_of_memory(MemoryError("out of memory"))
+        (True, False)
+    """
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+    )
 
 
 def _report(job: Job, result: RunResult, *, before: bool = False) -> Report:
@@ -114,6 +132,7 @@ class Recipe:
         device: `auto`, `cpu`, `cuda`.
         cache_bytes: decoded blocks to keep.
         keep_checkpoints: see `Bench`.
+        measure: see `Shared`.
     """
 
     file: RunFile
@@ -121,10 +140,11 @@ class Recipe:
     device: str
     cache_bytes: int
     keep_checkpoints: bool
+    measure: bool = False
 
     def bench(self) -> Bench:
         """A bench of its own, with nothing read yet."""
-        shared = Shared(self.file, cache_bytes=self.cache_bytes)
+        shared = Shared(self.file, cache_bytes=self.cache_bytes, several=True, measure=self.measure)
         return Bench(shared=shared, base=self.base, device=self.device, keep_checkpoints=self.keep_checkpoints)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from kdcache.student.search.driver import Report
 from kdcache.student.search.estimate import Bounds, bounds
 from kdcache.student.search.jobs import Bench
+from kdcache.student.search.placing import Places
 from kdcache.student.search.program import Request, program
 from kdcache.student.search.settings import SearchConfig
 from kdcache.student.search.table import span
@@ -78,8 +79,16 @@ def cost(config: SearchConfig, seeds: Sequence[int], student: str, bench: Bench)
     return Cost(student=student, all=every, left=left, seconds=seconds)
 
 
-def hours(costs: Sequence[Cost], *, jobs: int) -> str:
-    """The time that is left, from finished trainings; a student without any takes the mean of the others."""
+def hours(costs: Sequence[Cost], *, places: Places) -> str:
+    """The time that is left, from finished trainings; a student without any takes the mean of the others.
+
+    Trainings that share a GPU may cost each other nothing or all that sharing could win: the longer time is that of one
+    training a GPU.
+
+    Args:
+        costs: of each student.
+        places: where the trainings will run.
+    """
     known = [second for cost in costs for second in cost.seconds]
     least, most = (sum(cost.left[end] for cost in costs) for end in (0, 1))
     total = f"to do: {_range((least, most))} trainings"
@@ -88,12 +97,20 @@ def hours(costs: Sequence[Cost], *, jobs: int) -> str:
     if not known:
         return f"{total}; how long they take is not known before the first has finished"
     ends = []
-    for end in (0, 1):
+    for end, at_once in ((0, places.slots), (1, places.alone)):
         means = [sum(c.seconds or known) / len(c.seconds or known) for c in costs]
-        ends.append(sum(mean * c.left[end] for mean, c in zip(means, costs, strict=True)) / jobs)
+        ends.append(sum(mean * c.left[end] for mean, c in zip(means, costs, strict=True)) / at_once)
     low, high = (span(seconds) for seconds in ends)
     times = low if low == high else f"{low} to {high}"
-    return f"{total}, {times} with --jobs {jobs}, from {len(known)} that have finished"
+    return f"{total}, {times} with --jobs {places.slots}{_sharing(places)}, from {len(known)} that have finished"
+
+
+def _sharing(places: Places) -> str:
+    """What a time leaves open about GPUs that trainings share."""
+    if places.undecided:
+        return " (less if --jobs-per-gpu auto takes more)"
+    shared = places.slots > places.alone
+    return f" on {places.alone} GPU{'s' * (places.alone > 1)} (the most if sharing wins nothing)" if shared else ""
 
 
 def _range(ends: Bounds) -> str:

@@ -17,11 +17,12 @@ from kdcache.student.search import estimate, preview
 from kdcache.student.search.driver import Driver, Executor, Job, Report, names
 from kdcache.student.search.jobs import Bench, InProcess, Recipe, check_all, check_base
 from kdcache.student.search.journal import Journal, found_text
+from kdcache.student.search.placing import Machine, PerGpu, Places, place
 from kdcache.student.search.program import Found, program
 from kdcache.student.search.ray_executor import RayTasks
 from kdcache.student.search.settings import SearchConfig
 from kdcache.student.search.table import Table
-from kdcache.student.search.workers import Workers, check
+from kdcache.student.search.workers import Workers
 from kdcache.training.run import RunFile
 from kdcache.version import __version__
 
@@ -33,12 +34,14 @@ class How:
     """How a search runs.
 
     Attributes:
-        jobs: trainings at once.
+        jobs: trainings at once, over all GPUs; null: what `jobs_per_gpu` gives, else 1.
+        jobs_per_gpu: trainings at once on each GPU, or `auto`; null: not asked for, and each training has its own.
         executor: `local` processes or `ray`.
         device: `auto`, `cpu`, `cuda`.
     """
 
-    jobs: int = 1
+    jobs: int | None = None
+    jobs_per_gpu: PerGpu | None = None
     executor: Literal["local", "ray"] = "local"
     device: str = "auto"
 
@@ -55,6 +58,7 @@ class Search:
         recipe: of a bench, for any process.
         bench: this process's.
         how: it runs.
+        places: where its trainings run, on this machine.
     """
 
     file: RunFile
@@ -64,6 +68,7 @@ class Search:
     recipe: Recipe
     bench: Bench
     how: How
+    places: Places
 
     @classmethod
     def of(cls, file: RunFile, how: How) -> Search:
@@ -74,7 +79,8 @@ class Search:
         """
         config = file.block("search", SearchConfig)
         base = file.block("student", StudentConfig)
-        check(how.jobs, device=how.device, executor=how.executor)
+        here = Machine.here(how.device)
+        places = place(how.jobs, how.jobs_per_gpu, machine=here, device=how.device, executor=how.executor)
         check_base(base)
         students = config.students or tuple(file.models.students)
         if not students:
@@ -91,13 +97,23 @@ class Search:
             device=how.device,
             cache_bytes=config.cache_bytes,
             keep_checkpoints=config.keep_checkpoints,
+            measure=how.jobs_per_gpu == "auto",
         )
         bench = recipe.bench()
         seeds = config.seeds or (base.seed,)
         for rate in config.learning_rates:
             replace(base, learning_rate=rate)  # refuses one that no training takes
         check_all(bench, students, estimate.possible(config, seeds[0]))
-        return cls(file=file, config=config, students=students, seeds=seeds, recipe=recipe, bench=bench, how=how)
+        return cls(
+            file=file,
+            config=config,
+            students=students,
+            seeds=seeds,
+            recipe=recipe,
+            bench=bench,
+            how=how,
+            places=places,
+        )
 
     def record(self, student: str) -> SearchRecord:
         """What `compare` reads of a student's search, before anything was found."""
@@ -162,9 +178,13 @@ def _drive(search: Search, journal: Journal, say: Say) -> tuple[Driver, dict[str
     def ended(report: Report) -> None:
         if not report.before:
             journal.ended(report)
+        table.slots = executor.slots
         table.ended(report)
 
-    with closing(_executor(search, started)) as executor, Table(planned, say, slots=executor.slots) as table:
+    def told(line: str) -> None:
+        table.say(line)
+
+    with closing(_executor(search, started, told)) as executor, Table(planned, say, slots=executor.slots) as table:
         driver = Driver(
             executor,
             resolve=search.bench.job,
@@ -175,18 +195,17 @@ def _drive(search: Search, journal: Journal, say: Say) -> tuple[Driver, dict[str
         return driver, driver.run({student: program(search.config, search.seeds) for student in search.students})
 
 
-def _executor(search: Search, started: Callable[[Job], None]) -> Executor:
+def _executor(search: Search, started: Callable[[Job], None], say: Say) -> Executor:
     """Where the search's trainings run.
 
     Raises:
         LaunchError: what was asked for cannot be had.
     """
-    how = search.how
-    if how.executor == "ray":
+    if search.how.executor == "ray":
         return RayTasks(search.recipe, cpus=search.config.cpus_per_trial, started=started)
-    if how.jobs == 1:
+    if search.places.most == 1:
         return InProcess(search.bench, started)
-    return Workers(search.recipe, jobs=how.jobs, started=started)
+    return Workers(search.recipe, places=search.places, started=started, say=say)
 
 
 def summary(student: str, found: Found) -> str:
@@ -226,5 +245,5 @@ def dry_run(file: RunFile, how: How, say: Say) -> None:
         f"seeds {', '.join(map(str, search.seeds[1:])) or 'none'} repeat {config.replicate}",
     ]
     costs = [preview.cost(config, search.seeds, student, bench) for student in search.students]
-    for line in (*lines, *(f"  {cost}" for cost in costs), preview.hours(costs, jobs=how.jobs)):
+    for line in (*lines, *(f"  {cost}" for cost in costs), preview.hours(costs, places=search.places)):
         say(line)

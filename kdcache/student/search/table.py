@@ -49,7 +49,8 @@ class Table:
 
     def __init__(self, planned: Mapping[str, int], say: Say, *, slots: int = 1, console: Console | None = None) -> None:
         self._rows = {student: _Row(planned=count) for student, count in planned.items()}
-        self._say, self._slots = say, slots
+        self._say, self.slots = say, slots
+        """Jobs at once; whoever knows that they became more says so."""
         console = console or Console(file=sys.stdout)
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._began = time.monotonic()
@@ -74,13 +75,20 @@ class Table:
             self._say(self._line(report, row))
         self._refresh()
 
+    def say(self, line: str) -> None:
+        """Print a line; on a terminal above the table, which would else be drawn over it."""
+        if self._live is None:
+            self._say(line)
+        else:
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def left(self) -> float | None:
         """Seconds to go at most, from the trainings of this search; null before the first."""
         trained = sum(row.done - row.before for row in self._rows.values())
         if not trained:
             return None
         mean = sum(row.seconds for row in self._rows.values()) / trained
-        return mean * sum(max(0, row.planned - row.done) for row in self._rows.values()) / self._slots
+        return mean * sum(max(0, row.planned - row.done) for row in self._rows.values()) / self.slots
 
     def _line(self, report: Report, row: _Row) -> str:
         score = "failed: " + report.error if report.value is None else f"{report.value:.4f}"

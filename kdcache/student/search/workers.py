@@ -1,4 +1,4 @@
-"""Trainings side by side on one machine: processes that stay, each with its share of the cores or a GPU of its own."""
+"""Trainings side by side on one machine: processes that stay, each on a GPU or with its share of the cores."""
 
 from __future__ import annotations
 
@@ -13,80 +13,62 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 
-import torch
-
 from kdcache.core.errors import LaunchError
 from kdcache.student.search.driver import Job, Report
 from kdcache.student.search.jobs import Recipe
+from kdcache.student.search.packing import pack
+from kdcache.student.search.placing import Places, environment
 
 JOIN_SECONDS = 10.0
 
 
-def check(jobs: int, *, device: str, executor: str = "local") -> None:
-    """Refuse what cannot run side by side.
-
-    Raises:
-        LaunchError: no job, more jobs than GPUs, or this process is one of several already.
-    """
-    if jobs < 1:
-        raise LaunchError(f"--jobs {jobs}: give at least 1")
-    if jobs > 1 and executor != "local":
-        raise LaunchError("--jobs is for --executor local; Ray runs as many as search.cpus_per_trial leaves room for")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise LaunchError("a search is one process and starts others with --jobs; run it without a launcher")
-    gpus = torch.cuda.device_count() if device != "cpu" else 0
-    if jobs > 1 and 0 < gpus < jobs:
-        raise LaunchError(
-            f"--jobs {jobs}: this machine shows {gpus} CUDA devices, and each training takes one; "
-            f"use --jobs {gpus}, or --device cpu"
-        )
-
-
-def environment(slot: int, *, jobs: int, device: str, now: Mapping[str, str]) -> dict[str, str]:
-    """What a worker's environment has beside the parent's; pure but for the number of cores.
-
-    Args:
-        slot: the worker's number, from 0.
-        jobs: how many there are.
-        device: `auto`, `cpu`, `cuda`.
-        now: the parent's environment.
-
-    Example:
-        >>> environment(1, jobs=2, device="cuda", now={"CUDA_VISIBLE_DEVICES": "4,6", "OMP_NUM_THREADS": "3"})
-        {'CUDA_VISIBLE_DEVICES': '6', 'OMP_NUM_THREADS': '3'}
-    """
-    found: dict[str, str] = {}
-    if device != "cpu" and (device == "cuda" or torch.cuda.is_available()):
-        listed = now.get("CUDA_VISIBLE_DEVICES", "")
-        found["CUDA_VISIBLE_DEVICES"] = listed.split(",")[slot] if listed else str(slot)
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    return {**found, "OMP_NUM_THREADS": now.get("OMP_NUM_THREADS") or str(threads)}
-
-
 @dataclass(slots=True)
 class _Worker:
-    """A process, our end of its pipe, and what it trains."""
+    """A process, our end of its pipe, and what it trains.
+
+    Attributes:
+        process: it.
+        connection: our end.
+        job: what it trains; null: it waits.
+        shared: whether other trainings ran on its device while this one did.
+        alone: whether its device was kept free of others for this job.
+    """
 
     process: SpawnProcess
     connection: Connection
     job: Job | None = None
+    shared: bool = False
+    alone: bool = False
 
 
 class Workers:
-    """The executor of several processes.
+    """The executor of several processes, on GPUs in turn or on the CPU.
+
+    A training that ran out of its device's memory while others were on that device is trained once more, alone there.
+    Where `places` are undecided, the first training that measured itself decides how many there are.
 
     Args:
         recipe: how a worker makes its bench.
-        jobs: how many processes, started when there is work for them.
+        places: how many processes, and where; each is started when there is work for it.
         started: told of each job that begins.
+        say: prints a line.
     """
 
-    def __init__(self, recipe: Recipe, *, jobs: int, started: Callable[[Job], None]) -> None:
-        self.slots = jobs
-        self._recipe, self._started = recipe, started
+    def __init__(
+        self, recipe: Recipe, *, places: Places, started: Callable[[Job], None], say: Callable[[str], object]
+    ) -> None:
+        self._recipe, self._places, self._started, self._say = recipe, places, started, say
         self._context: SpawnContext = multiprocessing.get_context("spawn")
-        self._workers: list[_Worker | None] = [None] * jobs
+        self._workers: list[_Worker | None] = [None] * places.slots
         self._queue: deque[Job] = deque()
+        self._alone: deque[tuple[int, Job]] = deque()
+        """Jobs that wait for the whole device of a slot; no other job begins there before they have run."""
+        self._said = False
+
+    @property
+    def slots(self) -> int:
+        """Jobs that run side by side; more from when `--jobs-per-gpu auto` has decided."""
+        return self._places.slots
 
     def submit(self, job: Job) -> None:
         """Queue a job; it begins at once where a process is free."""
@@ -95,23 +77,17 @@ class Workers:
 
     def wait(self) -> Report:
         """The next report. A process that died is the failure of its job; another one takes its place."""
-        busy = {worker.connection: slot for slot, worker in enumerate(self._workers) if worker and worker.job}
-        ready = wait(list(busy))[0]
-        slot = busy[ready]  # type: ignore[index]  # of what was waited for
-        worker = self._workers[slot]
-        if worker is None or worker.job is None:
-            raise LaunchError("a worker without a job reported")
-        job, worker.job = worker.job, None
-        try:
-            report: Report = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
-            worker.connection.close()
-            worker.process.join()
-            self._workers[slot] = None
-            code = worker.process.exitcode
-            report = Report(job=job, value=None, error=f"its process {worker.process.pid} ended with {_ending(code)}")
-        self._assign()
-        return report
+        while True:
+            busy = {worker.connection: slot for slot, worker in enumerate(self._workers) if worker and worker.job}
+            slot = busy[wait(list(busy))[0]]  # type: ignore[index]  # of what was waited for
+            report, shared = self._receive(slot)
+            self._decide(report)
+            again = report.out_of_memory and shared
+            if again:
+                self._repeat(slot, report.job)
+            self._assign()
+            if not again:
+                return report
 
     def close(self) -> None:
         """End all processes; what still trains is cut off, and trained again by the next search."""
@@ -126,27 +102,91 @@ class Workers:
                 worker.process.join()
         self._workers = [None] * self.slots
 
+    def _receive(self, slot: int) -> tuple[Report, bool]:
+        """What a worker reports, and whether it shared its device."""
+        worker = self._workers[slot]
+        if worker is None or worker.job is None:
+            raise LaunchError("a worker without a job reported")
+        job, worker.job = worker.job, None
+        try:
+            report: Report = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.connection.close()
+            worker.process.join()
+            self._workers[slot] = None
+            code = worker.process.exitcode
+            report = Report(job=job, value=None, error=f"its process {worker.process.pid} ended with {_ending(code)}")
+        return report, worker.shared
+
+    def _decide(self, report: Report) -> None:
+        """Make room for as many trainings a GPU as the first one that measured itself allows, and say so."""
+        if not self._places.undecided or report.value is None or (report.probe is None and self._said):
+            return
+        packing = pack(report.probe, cores=self._places.cores_per_gpu)
+        if report.probe is not None:
+            self._places = self._places.decided(packing.jobs)
+            self._workers += [None] * (self.slots - len(self._workers))
+        self._said = True
+        self._say(
+            f"--jobs-per-gpu auto, after {report.job.label}: "
+            f"{packing.jobs} on each GPU, {self.slots} at once, since {packing.why}"
+        )
+
+    def _repeat(self, slot: int, job: Job) -> None:
+        """Have a job run once more, when nothing else runs on the device of its slot."""
+        self._alone.append((slot, job))
+        place = "GPU" if self._places.machine.gpus else "machine"
+        self._say(
+            f"{job.label} ran out of memory while other trainings shared its {place}; it is trained once more, "
+            f"alone there. Fewer at once (--jobs{'-per-gpu' if place == 'GPU' else ''}) would spare that"
+        )
+
     def _assign(self) -> None:
-        for slot in range(self.slots):
-            if not self._queue:
-                return
-            worker = self._workers[slot] or self._start(slot)
-            if worker.job is None:
-                try:
-                    worker.connection.send(self._queue[0])
-                except OSError:  # it died while it waited, killed or out of memory: another one takes its place
-                    worker.connection.close()
-                    worker.process.join()
-                    worker = self._start(slot)
-                    worker.connection.send(self._queue[0])
-                worker.job = self._queue.popleft()
-                self._started(worker.job)
+        """Give waiting jobs to free slots: first those that need a device to themselves."""
+        for slot, job in list(self._alone):
+            if not self._on(self._places.device(slot)):
+                self._alone.remove((slot, job))
+                self._send(slot, job, alone=True)
+        while self._queue and (free := self._free()) is not None:
+            self._send(free, self._queue.popleft())
+
+    def _free(self) -> int | None:
+        """The slot for the next job: on the device with the fewest, and there a process that has read its data."""
+        held = {self._places.device(slot) for slot, _ in self._alone}
+        found = []
+        for slot, worker in enumerate(self._workers):
+            device = self._places.device(slot)
+            there = self._on(device)
+            if (worker is None or worker.job is None) and device not in held and not any(w.alone for w in there):
+                found.append((len(there), worker is None, slot))
+        return min(found)[2] if found else None
+
+    def _on(self, device: int) -> list[_Worker]:
+        """The workers that train on a device."""
+        at = self._places.device
+        return [w for slot, w in enumerate(self._workers) if at(slot) == device and w is not None and w.job is not None]
+
+    def _send(self, slot: int, job: Job, *, alone: bool = False) -> None:
+        """Give a job to the worker of a slot, which waits or has yet to be started."""
+        worker = self._workers[slot] or self._start(slot)
+        try:
+            worker.connection.send(job)
+        except OSError:  # it died while it waited, killed or out of memory: another one takes its place
+            worker.connection.close()
+            worker.process.join()
+            worker = self._start(slot)
+            worker.connection.send(job)
+        beside = self._on(self._places.device(slot))
+        for other in beside:
+            other.shared = True
+        worker.job, worker.shared, worker.alone = job, bool(beside), alone
+        if not alone:  # else it began before, and has not ended yet
+            self._started(job)
 
     def _start(self, slot: int) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(self._recipe, theirs), name=f"kdcache-search-{slot}")
-        settings = environment(slot, jobs=self.slots, device=self._recipe.device, now=os.environ)
-        with _set(settings):  # before the process imports torch
+        with _set(environment(slot, places=self._places, now=os.environ)):  # before the process imports torch
             process.start()
         theirs.close()  # so that its death is the end of the pipe
         worker = _Worker(process=process, connection=ours)
