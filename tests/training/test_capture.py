@@ -52,6 +52,7 @@ def test_a_step_waits_for_nothing_and_takes_nothing_from_the_host(family: str, k
     assert torch.equal(got.losses, wanted.losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_the_watch_sees_what_a_model_does(family: str, tmp_path: Path):
     """Else the test above could not fail."""

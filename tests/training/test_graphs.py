@@ -83,6 +83,7 @@ def test_dropout_draws_the_same_numbers(family: str, tmp_path: Path):
     assert not torch.allclose(got.losses, train(without, steps, KD, eager).losses, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("always", [False, True])
 def test_shapes_are_few_and_each_is_recorded_once(always: bool, tmp_path: Path):
     steps, recorder = steps_of("bert", tmp_path, "none"), Rerun()

@@ -123,6 +123,7 @@ def test_a_padded_batch_has_the_loss_and_the_gradient_of_the_batch(family: str, 
     assert longer > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["roberta", "mbart"])
 def test_padding_is_behind_the_items_and_is_masked(family: str, tmp_path: Path):
     case = cases.build(family)
@@ -142,6 +143,7 @@ def test_padding_is_behind_the_items_and_is_masked(family: str, tmp_path: Path):
     assert torch.equal(padded.positions_R2[:num_rows], batch.positions_R2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "of_tokens"), [("xlm-r", True), ("roberta", False), ("llama", False)])
 def test_classes_that_are_tokens_become_as_many_as_the_grid_says(family: str, of_tokens: bool, tmp_path: Path):
     case = cases.build(family)
@@ -167,6 +169,7 @@ def ruined(batch: Batch, num_rows: int) -> Batch:
     return replace(batch, labels_R=labels, packed=packed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "store"), [case for case in CASES if case[0] in ("roberta", "llama")])
 def test_nothing_that_padded_rows_hold_reaches_the_loss(family: str, store: str, tmp_path: Path):
     case, found = cases.build(family, count=8), 0
