@@ -122,10 +122,13 @@ class GraphStepper(Stepper):
         def learn() -> None:
             self._learn(loss(batch.filled(views), **counts(views)))
 
+        why = ""
         try:
             graph = Recorded(buffer=buffer, replay=self.graphs.recorder.record(learn))
         except UNFIT as error:
-            self._stop(f"a step cannot be recorded: {type(error).__name__}: {_line(error)}")
+            why = f"a step cannot be recorded: {type(error).__name__}: {_line(error)}"
+        if why:  # the error is gone, and what it held of the recording
+            self._stop(why)
             super()._run(micro, step)
             return
         self._mine[key] = graph
@@ -145,13 +148,16 @@ class GraphStepper(Stepper):
             why = f"the device limits a step, not the host: {eager * 1e3:.1f} ms eager, {graph * 1e3:.1f} ms as a graph"
             self._stop(why, **told)
             return
+        why = ""
         try:
             self._plain.record_update(self.graphs.recorder.record)
         except UNFIT as error:
-            self._stop(f"the optimizer cannot be recorded ({type(error).__name__}: {_line(error)})")
-        else:
-            self.graphs.worth = True
-            self._log.write("graphs", **told)
+            why = f"the optimizer cannot be recorded: {type(error).__name__}: {_line(error)}"
+        if why:
+            self._stop(why)
+            return
+        self.graphs.worth = True
+        self._log.write("graphs", **told)
 
     def _stop(self, why: str, **told: float) -> None:
         """Eager from now on."""

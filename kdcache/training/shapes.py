@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdcache.core.types import IGNORE, PackedRows
+from kdcache.losses.packed import PackedTargets
 from kdcache.training.batch import DECODER, Batch
 
 STEPS = 4
@@ -102,9 +103,14 @@ def pad(batch: Batch, grid: Grid, *, pad_token_id: int) -> Batch:
         labels_R=functional.pad(batch.labels_R, (0, more), value=IGNORE),
         weights_R=functional.pad(batch.weights_R, (0, more)),
         classes_R=functional.pad(batch.classes_R, (0, more), value=int(batch.classes_R[0])),
-        facts=replace(batch.facts, width=width, unlabelled=True, fillers=True),
+        facts=replace(batch.facts, width=width, unlabelled=True, fillers=True, has_tail=_may_have_tail(packed)),
         packed=packed,
     )
+
+
+def _may_have_tail(packed: PackedTargets | None) -> bool:
+    """Whether rows of a cache may keep fewer classes than they have; the same for all batches of a training."""
+    return packed is not None and any(rows.store == "topk" and rows.codec != "dense" for rows in packed.rows)
 
 
 def _longer(name: str, tensor_BL: Tensor, grid: Grid, pad_token_id: int) -> Tensor:

@@ -164,7 +164,7 @@ def test_graphs_that_are_asked_for_stay_whatever_they_gain():
         (1, "a step cannot be recorded: RuntimeError: CUDA error: operation not permitted when stream is capturing"),
         (
             2,
-            "the optimizer cannot be recorded (RuntimeError: CUDA error: operation not permitted when stream is captur",
+            "the optimizer cannot be recorded: RuntimeError: CUDA error: operation not permitted when stream is captur",
         ),
         (3, "a step cannot be recorded: RuntimeError: CUDA error: operation not permitted when stream is capturing"),
     ],
