@@ -19,8 +19,9 @@ HUB = ("huggingface.co", 443)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--shuffle SEED`: the files in another order, and the tests of each."""
+    """`--shuffle SEED`: the files in another order, and the tests of each. `--engine deepspeed`: what `auto` is."""
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run files, and the tests of a file, in random order")
+    parser.addoption("--engine", choices=("plain", "deepspeed"), default="plain", help="what engine: auto takes")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -54,6 +55,29 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         raise
     if said := changed(getattr(item, "fixturenames", [])):
         pytest.fail(said, pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--engine deepspeed`, trainings of this process that name no engine are DeepSpeed's."""
+    if request.config.getoption("--engine") == "plain":
+        yield
+        return
+    from kdcache.training.settings import TrainingConfig
+
+    real = TrainingConfig.kind
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            TrainingConfig, "kind", lambda self, size: real(self, size) if self.engine != "auto" else "deepspeed"
+        )
+        yield
+
+
+@pytest.fixture
+def _plain(request: pytest.FixtureRequest) -> None:
+    """Skip what is about the plain engine where `--engine` says that another one trains."""
+    if request.config.getoption("--engine") != "plain":
+        pytest.skip("is about the plain engine, which --engine deepspeed replaces")
 
 
 def no_gpu() -> str:

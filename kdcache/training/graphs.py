@@ -79,14 +79,17 @@ class GraphStepper(Stepper):
 
     def step(self, ready: Ready, rate: float) -> Tensor:
         """Run a step; see `Stepper.step`."""
-        if self.graphs.worth is False and self.feed.grid is not None:
-            self._leave()  # an evaluation could not be recorded
+        if self.graphs.worth is False:
+            if self.feed.grid is not None:
+                self._leave()  # an evaluation could not be recorded
+            return super().step(ready, rate)
         with self.graphs.recorder.scope():
             return super().step(ready, rate)
 
     def record(self) -> dict[str, Any]:
-        """See `Stepper.record`; `why` says why nothing is a graph."""
-        return {**super().record(), "graphs": len(self._mine)} | ({} if self._mine else {"why": self.graphs.why})
+        """See `Stepper.record`."""
+        self.why = "" if self._mine else self.graphs.why
+        return {**super().record(), "graphs": len(self._mine)}
 
     def rows(self, task: RowReader) -> ReadRows | None:
         """See `Stepper.rows`."""

@@ -68,4 +68,7 @@ def stepper(
     if isinstance(engine, PlainEngine) and graphs is not None:
         name = "" if kept is None else kept.name
         return GraphStepper(engine, loss, feed, graphs, log, name=name, always=config.graph == "always")
-    return Stepper(engine, loss, feed)
+    why = ""
+    if engine.world.device.type == "cuda":
+        why = "DeepSpeed trains" if engine.settings.kind == "deepspeed" else f"graph is {config.graph}"
+    return Stepper(engine, loss, feed, why=why)

@@ -94,10 +94,11 @@ class Stepper:
         engine: the model.
         loss: of a batch.
         feed: makes its steps ready.
+        why: its steps are no CUDA graphs; empty where nobody expects them.
     """
 
-    def __init__(self, engine: Engine, loss: Loss, feed: Feed) -> None:
-        self.engine, self.loss, self.feed = engine, loss, feed
+    def __init__(self, engine: Engine, loss: Loss, feed: Feed, *, why: str = "") -> None:
+        self.engine, self.loss, self.feed, self.why = engine, loss, feed, why
         self._share = torch.zeros(4, device=engine.world.device)
         self._steps, self._seconds, self._since = 0, 0.0, 0.0
         self._busy = 0.0
@@ -132,13 +133,15 @@ class Stepper:
             self._since = 0.0
 
     def record(self) -> dict[str, Any]:
-        """What ran, for a run's record: the engine, the number of graphs, seconds of a step (wall time), and if they
-        were measured the seconds of it in which the device works, and bytes of the device's memory."""
+        """What ran, for a run's record: the engine, the number of graphs or why there are none, seconds of a step (wall
+        time), and if they were measured the seconds of it in which the device works, and bytes of its memory."""
         found: dict[str, Any] = {"engine": self.engine.settings.kind, "graphs": 0}
         if self._steps:
             found["seconds"] = round(self._seconds / self._steps, 6)
         if self._busy:
             found["busy"] = round(self._busy, 6)
+        if self.why:
+            found["why"] = self.why
         if self.engine.world.device.type == "cuda":
             found["peak_bytes"] = torch.cuda.max_memory_reserved(self.engine.world.device)
         return found
