@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +38,7 @@ from kdcache.losses.targets import HiddenTargets, SparseTargets, Targets
 from kdcache.teacher.settings import DumpConfig
 from tools import bench_dump
 from tools.bench_losses import make_case, peak_bytes, seconds
+from tools.bench_table import Table
 
 GIB = 1 << 30
 OBJECTIVES: Mapping[str, Objective] = {
@@ -95,24 +96,6 @@ SMALL = Sizes(
 )
 STORES = {"topk fast": 1.15, "topk compact": 1.20, "hidden float16": 1.25}
 LONG_GIB = 24.0
-
-
-@dataclass(slots=True)
-class Table:
-    """Lines as they come, and whether a limit was missed."""
-
-    judged: bool
-    missed: list[str] = field(default_factory=list)
-
-    def add(self, what: str, value: float, limit: float | None, unit: str = "", *, always: bool = False) -> None:
-        """Print a line; `always` judges it at small sizes too."""
-        judged = limit is not None and (self.judged or always)
-        good = limit is None or value <= limit
-        if judged and not good:
-            self.missed.append(what)
-        mark = "" if not judged else "ok" if good else "MISSED"
-        shown = "" if limit is None else f"{limit:g}"
-        print(f"| {what} | {value:.3g}{unit} | {shown} | {mark} |", flush=True)
 
 
 def ratios(functions: Mapping[str, Callable[[], Any]], base: Callable[[], Any], device: str) -> dict[str, float]:
