@@ -116,6 +116,7 @@ def _train(
     form = digest([source, auto_class, head])
     with shared.keeper.engine(model, config, world, student=form) as held:
         stepping = _stepper(planned, held, setup, log)
+        stepping.measures = shared.measure
         best, num_steps = _fit(planned, stepping, steps, setup, data, log)
         rows, ran = stepping.rows(data.task), stepping.record()
         if rows is not None:  # the engine goes on to the selected checkpoint, and its graphs with it
@@ -279,5 +280,10 @@ def summary(result: RunResult, folder: Path) -> str:
             f"  its tokenizer is not the teacher's: rows were matched by example or word, "
             f"{result.counters['rows_dropped']:,} dropped that one of them lost to truncation"
         )
+    step = result.extra.get("step", {})
+    if step.get("graphs"):
+        lines.append(f"  steps ran as {step['graphs']} CUDA graphs, one for each shape")
+    elif step.get("why"):
+        lines.append(f"  steps ran eagerly: {step['why']}")
     lines += [f"  run folder: {folder}", f"next: {shlex.join(['kdcache', 'compare', str(folder.parent)])}"]
     return "\n".join(lines)

@@ -41,9 +41,9 @@ class Held:
 
     def close(self) -> None:
         """Free all of it."""
+        self.engine.close()
         if self.graphs is not None:
             self.graphs.drop("its training has ended")
-        self.engine.close()
 
 
 class Keeper:

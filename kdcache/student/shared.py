@@ -40,10 +40,13 @@ class Shared:
         file: the study.
         cache_bytes: decoded blocks that an open cache keeps.
         several: whether several trainings are to come.
+        measure: whether trainings measure how long a GPU works in a step.
     """
 
-    def __init__(self, file: RunFile, *, cache_bytes: int = LRU_BYTES, several: bool = False) -> None:
-        self.file = file
+    def __init__(
+        self, file: RunFile, *, cache_bytes: int = LRU_BYTES, several: bool = False, measure: bool = False
+    ) -> None:
+        self.file, self.measure = file, measure
         self.keeper = Keeper(several=several)
         self._cache_bytes = cache_bytes
         self._known: dict[tuple[Any, ...], Any] = {}

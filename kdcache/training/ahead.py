@@ -15,6 +15,10 @@ _LOOK_SECONDS = 0.2
 """How often a thread that waits for its reader looks whether there still is one."""
 
 
+class _End(Exception):
+    """The source has no more elements."""
+
+
 def ahead(source: Iterator[S], work: Callable[[S], T], *, depth: int = 1) -> Generator[T, None, None]:
     """`map(work, source)`, where a thread makes the next elements while one is used.
 
@@ -37,7 +41,7 @@ def ahead(source: Iterator[S], work: Callable[[S], T], *, depth: int = 1) -> Gen
     try:
         while True:
             element, error = made.get()
-            if isinstance(error, StopIteration):
+            if isinstance(error, _End):
                 return
             if error is not None:
                 raise error
@@ -55,7 +59,7 @@ def _run(
     made: queue.Queue[tuple[T | None, BaseException | None]],
     stop: threading.Event,
 ) -> None:
-    end: tuple[T | None, BaseException | None] = (None, StopIteration())
+    end: tuple[T | None, BaseException | None] = (None, _End())
     try:
         for element in source:
             if not _put(made, (work(element), None), stop):
@@ -78,5 +82,5 @@ def _put(
             made.put(entry, timeout=_LOOK_SECONDS)
         except queue.Full:
             continue
-        return True
+        return not stop.is_set()  # a reader that goes has made room, not read
     return False

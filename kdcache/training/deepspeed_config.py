@@ -55,8 +55,8 @@ def deepspeed_config(settings: EngineSettings, *, world_size: int, cpu: bool) ->
         ConfigError: the user's own settings ask for another ZeRO stage.
 
     Example:
-        >>> settings = EngineSettings(micro_batch_size=8, accumulation=2, zero_stage=1, bf16=False, max_grad_norm=1.0,
-        ...                           weight_decay=0.1, user={})
+        >>> settings = EngineSettings(kind="deepspeed", micro_batch_size=8, accumulation=2, zero_stage=1, bf16=False,
+        ...                           max_grad_norm=1.0, weight_decay=0.1, user={})
         >>> deepspeed_config(settings, world_size=2, cpu=True)["train_batch_size"]
         32
     """

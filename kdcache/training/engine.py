@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -95,3 +96,8 @@ def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, 
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def without_cache(model: torch.nn.Module) -> dict[str, bool]:
+    """Arguments that keep a decoder from collecting keys and values: there is no next token in training."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}

@@ -66,9 +66,12 @@ class GraphRows:
         def read() -> None:
             left[:] = [self._read(batch.filled(views))]
 
+        why = ""
         try:
             replay = self._graphs.recorder.record(read)
         except UNFIT as error:
-            self._graphs.drop(f"an evaluation cannot be recorded: {' '.join(str(error).split())[:200]}")
+            why = f"an evaluation cannot be recorded: {' '.join(str(error).split())[:200]}"
+        if why:
+            self._graphs.drop(why)
         else:
-            self._graphs.rows[sent.layout, batch.facts] = Recorded(buffer=buffer, replay=replay, left=tuple(left))
+            self._graphs.rows[sent.layout, batch.facts] = Recorded(buffer=buffer, replay=replay, left=left)

@@ -68,8 +68,10 @@ class GraphStepper(Stepper):
         super().__init__(engine, loss, feed)
         self._plain, self._log, self._always, self.graphs = engine, log, always, graphs
         self._mine = graphs.steps.setdefault(name, {})
+        if graphs.share is None:
+            graphs.share = self._share
+        self._share = graphs.share
         self._seen: dict[Key, _Seen] = {}
-        self._busy = 0.0
         self._warm = 0 if graphs.worth else WARM_UP
         if graphs.worth is not False:
             feed.grid = grid_of(engine.module)
@@ -83,11 +85,8 @@ class GraphStepper(Stepper):
             return super().step(ready, rate)
 
     def record(self) -> dict[str, Any]:
-        """See `Stepper.record`; `why` says why nothing is a graph, `busy` is the device's seconds of a step."""
-        found = super().record()
-        if self._busy:
-            found["busy"] = round(self._busy, 6)
-        return {**found, "graphs": len(self._mine)} | ({} if self._mine else {"why": self.graphs.why})
+        """See `Stepper.record`; `why` says why nothing is a graph."""
+        return {**super().record(), "graphs": len(self._mine)} | ({} if self._mine else {"why": self.graphs.why})
 
     def rows(self, task: RowReader) -> ReadRows | None:
         """See `Stepper.rows`."""
@@ -123,10 +122,13 @@ class GraphStepper(Stepper):
         def learn() -> None:
             self._learn(loss(batch.filled(views), **counts(views)))
 
+        why = ""
         try:
             graph = Recorded(buffer=buffer, replay=self.graphs.recorder.record(learn))
         except UNFIT as error:
-            self._stop(f"a step cannot be recorded: {type(error).__name__}: {_line(error)}")
+            why = f"a step cannot be recorded: {type(error).__name__}: {_line(error)}"
+        if why:  # the error is gone, and what it held of the recording
+            self._stop(why)
             super()._run(micro, step)
             return
         self._mine[key] = graph
@@ -146,13 +148,16 @@ class GraphStepper(Stepper):
             why = f"the device limits a step, not the host: {eager * 1e3:.1f} ms eager, {graph * 1e3:.1f} ms as a graph"
             self._stop(why, **told)
             return
+        why = ""
         try:
             self._plain.record_update(self.graphs.recorder.record)
         except UNFIT as error:
-            self._stop(f"the optimizer cannot be recorded ({type(error).__name__}: {_line(error)})")
-        else:
-            self.graphs.worth = True
-            self._log.write("graphs", **told)
+            why = f"the optimizer cannot be recorded: {type(error).__name__}: {_line(error)}"
+        if why:
+            self._stop(why)
+            return
+        self.graphs.worth = True
+        self._log.write("graphs", **told)
 
     def _stop(self, why: str, **told: float) -> None:
         """Eager from now on."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdcache.training.engine import EngineSettings, decay_groups
+from kdcache.training.engine import EngineSettings, decay_groups, without_cache
 from kdcache.training.world import World
 
 
@@ -30,6 +30,7 @@ class PlainEngine:
         self.world = world
         self.settings = settings
         self._model = model.to(world.device, torch.float32)
+        self._more = without_cache(model)
         groups = [group for group in decay_groups(self._model, settings.weight_decay) if group["params"]]
         self._parameters = [p for group in groups for p in group["params"]]
         self._rate = torch.zeros((), device=world.device)  # a graph reads it
@@ -63,7 +64,7 @@ class PlainEngine:
     def forward(self, inputs: Mapping[str, Tensor]) -> Any:
         """The model's outputs."""
         with self.context():
-            return self._model(**inputs)
+            return self._model(**inputs, **self._more)
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of a share of a step's loss."""
@@ -138,7 +139,8 @@ class PlainEngine:
                     value.zero_()
 
     def close(self) -> None:
-        """Free the gradient and the moments."""
+        """Free the gradient, the moments and the recording of the update."""
+        self.eager_update()
         self._optimizer.zero_grad()
         self._optimizer.state.clear()
 

@@ -128,11 +128,11 @@ class CudaRecorder:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A graph, the buffer that it reads, and what it leaves."""
+    """A graph, the buffer that it reads, and the tensors that it leaves its results in."""
 
     buffer: Tensor
     replay: Replay
-    left: tuple[Tensor, ...] = ()
+    left: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -144,6 +144,7 @@ class Graphs:
         steps: loss -> shape -> forward, loss and backward.
         rows: shape -> forward alone, in evaluation.
         met: shapes that came in an evaluation.
+        share: where steps add up their losses, float32 [4]; null before the first training.
         worth: whether graphs were found to be worth it; null: not known yet.
         why: they were not.
     """
@@ -152,12 +153,15 @@ class Graphs:
     steps: dict[Hashable, dict[Key, Recorded]] = field(default_factory=dict)
     rows: dict[Key, Recorded] = field(default_factory=dict)
     met: set[Key] = field(default_factory=set)
+    share: Tensor | None = None
     worth: bool | None = None
     why: str = "no shape came three times"
 
     def drop(self, why: str) -> None:
         """Give all of them up."""
         self.worth, self.why = False, why
+        for recorded in self.steps.values():  # steppers hold them too
+            recorded.clear()
         self.steps.clear()
         self.rows.clear()
         self.recorder.release()

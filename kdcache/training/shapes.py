@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdcache.core.types import IGNORE, PackedRows
+from kdcache.losses.packed import PackedTargets
 from kdcache.training.batch import DECODER, Batch
 
 STEPS = 4
@@ -77,7 +78,8 @@ def grid_of(model: object) -> Grid:
 def pad(batch: Batch, grid: Grid, *, pad_token_id: int) -> Batch:
     """A batch whose sizes are on a grid: more tokens behind each sequence, masked, and more rows, of weight 0.
 
-    Items and denominators stay the same. A batch without any row is left as it is.
+    Items and denominators stay the same, and so do rows that are one an item: a training's batches have equally many
+    items, and logits of whole items cannot be read for more. A batch without any row is left as it is.
 
     Args:
         batch: on the CPU, with its teacher rows packed.
@@ -87,7 +89,7 @@ def pad(batch: Batch, grid: Grid, *, pad_token_id: int) -> Batch:
     num_rows = len(batch.labels_R)
     if num_rows == 0:
         return batch
-    more = grid.rows(num_rows) - num_rows
+    more = 0 if num_rows == len(batch.inputs["input_ids"]) else grid.rows(num_rows) - num_rows
     packed = batch.packed
     if packed is not None:
         packed = replace(packed, rows=tuple(_padded(rows, more, grid) for rows in packed.rows))
@@ -101,9 +103,14 @@ def pad(batch: Batch, grid: Grid, *, pad_token_id: int) -> Batch:
         labels_R=functional.pad(batch.labels_R, (0, more), value=IGNORE),
         weights_R=functional.pad(batch.weights_R, (0, more)),
         classes_R=functional.pad(batch.classes_R, (0, more), value=int(batch.classes_R[0])),
-        facts=replace(batch.facts, width=width, unlabelled=True, fillers=True),
+        facts=replace(batch.facts, width=width, unlabelled=True, fillers=True, has_tail=_may_have_tail(packed)),
         packed=packed,
     )
+
+
+def _may_have_tail(packed: PackedTargets | None) -> bool:
+    """Whether rows of a cache may keep fewer classes than they have; the same for all batches of a training."""
+    return packed is not None and any(rows.store == "topk" and rows.codec != "dense" for rows in packed.rows)
 
 
 def _longer(name: str, tensor_BL: Tensor, grid: Grid, pad_token_id: int) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from kdcache.core.errors import TrainingError
 from kdcache.losses.objective import Losses
@@ -20,6 +21,8 @@ from kdcache.training.sending import Sender, Sent
 from kdcache.training.shapes import Grid, pad
 from kdcache.training.steps import TrainStep
 
+MEASURED = 16
+"""The step that is measured, from 1: what is made once is there."""
 NUM_ROWS, NUM_LABELS = "num_rows", "num_labels"
 """The denominators of a step, as tensors among a batch's own."""
 
@@ -97,6 +100,9 @@ class Stepper:
         self.engine, self.loss, self.feed = engine, loss, feed
         self._share = torch.zeros(4, device=engine.world.device)
         self._steps, self._seconds, self._since = 0, 0.0, 0.0
+        self._busy = 0.0
+        self.measures = False
+        """Whether one eager step on CUDA is measured for the time that the device works in it."""
 
     def step(self, ready: Ready, rate: float) -> Tensor:
         """Run a step; this rank's share of (total, hard, soft, kl), not yet summed over ranks.
@@ -108,10 +114,16 @@ class Stepper:
         self._since = self._since or time.perf_counter()
         self._steps += 1
         self._share.zero_()
+        if self.measures and self._steps == MEASURED and not self._busy and self.engine.world.device.type == "cuda":
+            self._busy = device_seconds(lambda: self._all(ready, rate))
+        else:
+            self._all(ready, rate)
+        return self._share.clone()
+
+    def _all(self, ready: Ready, rate: float) -> None:
         for micro in ready.micros:
             self._run(micro, ready.step)
             self.engine.step(rate)
-        return self._share.clone()
 
     def pause(self) -> None:
         """The time until the next step is not the training's."""
@@ -120,10 +132,13 @@ class Stepper:
             self._since = 0.0
 
     def record(self) -> dict[str, Any]:
-        """What ran, for a run's record: the engine, the number of graphs, and seconds of a step (wall time)."""
+        """What ran, for a run's record: the engine, the number of graphs, seconds of a step (wall time), and if they
+        were measured the seconds of it in which the device works, and bytes of the device's memory."""
         found: dict[str, Any] = {"engine": self.engine.settings.kind, "graphs": 0}
         if self._steps:
             found["seconds"] = round(self._seconds / self._steps, 6)
+        if self._busy:
+            found["busy"] = round(self._busy, 6)
         if self.engine.world.device.type == "cuda":
             found["peak_bytes"] = torch.cuda.max_memory_reserved(self.engine.world.device)
         return found
@@ -148,6 +163,15 @@ def _check(step: TrainStep, alpha: float) -> None:
             f"step {step.index} of epoch {step.epoch} has no row to learn from at alpha = {alpha:g}: "
             f"{step.num_labels} labels, {step.num_rows} rows; raise batch_size, or check the labels (kdcache inspect)"
         )
+
+
+def device_seconds(function: Callable[[], None]) -> float:
+    """Run a function; the seconds for which the device computed or copied for it, by PyTorch's profiler."""
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        function()
+        torch.cuda.synchronize()
+    return sum(float(event.self_device_time_total) for event in found.key_averages()) / 1e6
 
 
 def counts(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

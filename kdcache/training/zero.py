@@ -30,7 +30,7 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from kdcache.core.leaving import on_leave
 from kdcache.training.deepspeed_config import deepspeed_config
-from kdcache.training.engine import EngineSettings, decay_groups
+from kdcache.training.engine import EngineSettings, decay_groups, without_cache
 from kdcache.training.world import World
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else a 60 s compilation whose kill leaves a lock
@@ -114,6 +114,7 @@ class DeepSpeedEngine:
         self.world = world
         self.settings = settings
         self._sharded = config["zero_optimization"]["stage"] == 3
+        self._more = without_cache(model)
         self._engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
 
     @property
@@ -137,7 +138,7 @@ class DeepSpeedEngine:
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Any:
         """The model's outputs."""
-        return self._engine(**inputs)
+        return self._engine(**inputs, **self._more)
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of this rank's share of a step's loss.

@@ -132,6 +132,7 @@ class Recipe:
         device: `auto`, `cpu`, `cuda`.
         cache_bytes: decoded blocks to keep.
         keep_checkpoints: see `Bench`.
+        measure: see `Shared`.
     """
 
     file: RunFile
@@ -139,10 +140,11 @@ class Recipe:
     device: str
     cache_bytes: int
     keep_checkpoints: bool
+    measure: bool = False
 
     def bench(self) -> Bench:
         """A bench of its own, with nothing read yet."""
-        shared = Shared(self.file, cache_bytes=self.cache_bytes, several=True)
+        shared = Shared(self.file, cache_bytes=self.cache_bytes, several=True, measure=self.measure)
         return Bench(shared=shared, base=self.base, device=self.device, keep_checkpoints=self.keep_checkpoints)
 
 

@@ -97,6 +97,7 @@ class Search:
             device=how.device,
             cache_bytes=config.cache_bytes,
             keep_checkpoints=config.keep_checkpoints,
+            measure=how.jobs_per_gpu == "auto",
         )
         bench = recipe.bench()
         seeds = config.seeds or (base.seed,)
