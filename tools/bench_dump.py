@@ -97,8 +97,19 @@ class Case:
         return Job(config=config, task=task, items=self.items, device=self.device, pad_token_id=0)
 
 
-def llama(*, layers: int, width: int, classes: int, heads: int, inner: int, dtype: torch.dtype, device: str) -> Any:
-    """A random Llama in evaluation mode."""
+def llama(
+    *,
+    layers: int,
+    width: int,
+    classes: int,
+    heads: int,
+    inner: int,
+    dtype: torch.dtype,
+    device: str,
+    tied: bool = False,
+    seed: int = 0,
+) -> Any:
+    """A random Llama in evaluation mode; `tied` makes its output head the embedding."""
     config = LlamaConfig(
         vocab_size=classes,
         hidden_size=width,
@@ -107,9 +118,9 @@ def llama(*, layers: int, width: int, classes: int, heads: int, inner: int, dtyp
         num_key_value_heads=max(1, heads // 4),
         intermediate_size=inner,
         max_position_embeddings=4096,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     with torch.device(device):
         model = LlamaForCausalLM(config).to(dtype)
         torch.nn.init.normal_(model.lm_head.weight, std=3 * width**-0.5)  # logits that spread over some nats
@@ -144,6 +155,11 @@ def dump(case: Case, store: DumpConfig, root: Path) -> None:
     runner.job = job
     Pass(writer, teacher, job, RunLog(None, label="bench"), share=slice(None), runner=runner).run()
     writer.seal()
+
+
+def forget() -> None:
+    """Let go of the models that were dumped."""
+    _RUNNERS.clear()
 
 
 def whole(case: Case, store: DumpConfig, root: Path) -> None:

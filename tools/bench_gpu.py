@@ -1,12 +1,15 @@
-"""What a machine with a GPU should be asked, in one call of under eight minutes: `python -m tools.bench_gpu`.
+"""What a machine with a GPU should be asked, in one call of under ten minutes: `python -m tools.bench_gpu`.
 
-Time and memory of losses, of output head and loss, of the selection and of whole dumps, each beside what one would use
-instead, interleaved; whether kernels agree with the plain path on this card; and the tests marked `gpu`, where pytest
-is installed. Prints a table with ratio, limit and card; a missed limit gives exit code 1. `liger-kernel` and
-`cut-cross-entropy` stand beside it where they are installed.
+Time and memory of losses, of output head and loss, of the selection, of whole dumps and of training steps
+(`tools/bench_gpu_steps.py`), each beside what one would use instead, interleaved; whether kernels agree with the plain
+path on this card; and the tests marked `gpu`, where pytest is installed. Prints a table with ratio, limit and card; a
+missed limit gives exit code 1. `liger-kernel` and `cut-cross-entropy` stand beside it where they are installed.
 
-`--small` runs all of it at tiny sizes on whatever device there is, in under a minute, and judges agreement alone: a CPU
-has other limits (`tools/bench_losses.py`, `tools/bench_dump.py`).
+What has a limit comes first; what is only shown of training steps comes last, as far as `--seconds` allow. Two calls do
+the same in two parts: with `--no-steps`, and `python -m tools.bench_gpu_steps`.
+
+`--small` runs all of it at tiny sizes on whatever device there is, in a minute and a half, and judges agreement alone:
+a CPU has other limits (`tools/bench_losses.py`, `tools/bench_dump.py`, `tools/bench_step.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,8 +40,9 @@ from kdcache.losses.objective import Objective
 from kdcache.losses.selection import select_flagged
 from kdcache.losses.targets import HiddenTargets, SparseTargets, Targets
 from kdcache.teacher.settings import DumpConfig
-from tools import bench_dump
+from tools import bench_dump, bench_gpu_steps
 from tools.bench_losses import make_case, peak_bytes, seconds
+from tools.bench_table import Table
 
 GIB = 1 << 30
 OBJECTIVES: Mapping[str, Objective] = {
@@ -95,24 +100,6 @@ SMALL = Sizes(
 )
 STORES = {"topk fast": 1.15, "topk compact": 1.20, "hidden float16": 1.25}
 LONG_GIB = 24.0
-
-
-@dataclass(slots=True)
-class Table:
-    """Lines as they come, and whether a limit was missed."""
-
-    judged: bool
-    missed: list[str] = field(default_factory=list)
-
-    def add(self, what: str, value: float, limit: float | None, unit: str = "", *, always: bool = False) -> None:
-        """Print a line; `always` judges it at small sizes too."""
-        judged = limit is not None and (self.judged or always)
-        good = limit is None or value <= limit
-        if judged and not good:
-            self.missed.append(what)
-        mark = "" if not judged else "ok" if good else "MISSED"
-        shown = "" if limit is None else f"{limit:g}"
-        print(f"| {what} | {value:.3g}{unit} | {shown} | {mark} |", flush=True)
 
 
 def ratios(functions: Mapping[str, Callable[[], Any]], base: Callable[[], Any], device: str) -> dict[str, float]:
@@ -318,7 +305,8 @@ def dumps(sizes: Sizes, device: str, table: Table, folder: Path) -> None:
     what = f"{parameters / 1e9:.2f} B Llama, {count} x {length} tokens, V {classes:,}"
     for store, ratio in bench_dump.ratios(case, functions, repeats=3).items():
         table.add(f"dump to disk over the bare forward, {what}: {store}", ratio, STORES[store])
-    del case, model
+    del case, model, functions
+    bench_dump.forget()
     count, length, classes = sizes.long
     model = bench_dump.llama(classes=classes, **settings)
     config = replace(config, batch_tokens=count * length, block_tokens=count * length)
@@ -329,6 +317,7 @@ def dumps(sizes: Sizes, device: str, table: Table, folder: Path) -> None:
         peak = peak_bytes(run, device) if device == "cuda" else bench_dump.peak_bytes(run)
         what = f"memory beside the model, one batch of {count} x {length} tokens, V {classes:,}: {store}"
         table.add(what, peak / GIB, LONG_GIB, " GiB")
+    bench_dump.forget()
 
 
 def run_tests(table: Table) -> None:
@@ -351,8 +340,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="Tiny sizes, on any device; only agreement is judged.")
     parser.add_argument("--no-tests", action="store_true", help="Leave out the tests marked gpu.")
+    parser.add_argument("--no-steps", action="store_true", help="Leave out training steps.")
+    seconds = bench_gpu_steps.SECONDS
+    parser.add_argument("--seconds", type=float, default=seconds, help="When what has no limit must have ended.")
     parser.add_argument("--out", type=Path, help="Where caches are written; default: a temporary folder.")
     args = parser.parse_args()
+    until = time.perf_counter() + args.seconds
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not args.small:
         print("torch sees no CUDA device; run this on a machine with one, or give --small", file=sys.stderr)
@@ -360,18 +353,24 @@ def main() -> int:
     card = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     kernels = "kernels" if gpu.usable(torch.device(device)) else "no kernels: the plain path"
     print(f"{card}, torch {torch.__version__}, {kernels}{', small sizes' if args.small else ''}\n", flush=True)
-    print("| what | figure | limit | |\n|---|---|---|---|", flush=True)
     table, sizes = Table(judged=not args.small), SMALL if args.small else FULL
+    table.begin()
     agreement(device, table)
     on_logits(sizes, device, table)
     with_head(sizes, device, table)
     selection(sizes, device, table)
-    with tempfile.TemporaryDirectory(dir=args.out) as folder:
-        dumps(sizes, device, table, Path(folder))
-    if device == "cuda" and not args.no_tests:
-        run_tests(table)
-    print(f"\n{len(table.missed)} limits missed" + "".join(f"\n  {what}" for what in table.missed))
-    return 1 if table.missed else 0
+    with tempfile.TemporaryDirectory(dir=args.out) as name:
+        folder = Path(name)
+        dumps(sizes, device, table, folder)
+        steps_sizes = bench_gpu_steps.SMALL if args.small else bench_gpu_steps.FULL
+        steps = bench_gpu_steps.Steps(sizes=steps_sizes, device=device, table=table, folder=folder)
+        if not args.no_steps:
+            steps.judged()
+        if device == "cuda" and not args.no_tests:
+            run_tests(table)
+        if not args.no_steps:
+            steps.shown(until)
+    return table.end()
 
 
 if __name__ == "__main__":

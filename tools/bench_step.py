@@ -32,13 +32,16 @@ from kdcache.cache.loader import Loader
 from kdcache.cache.reader import Cache
 from kdcache.core.types import Item
 from kdcache.losses.objective import Objective
+from kdcache.tasks.base import Task
 from kdcache.teacher.settings import DumpConfig
 from kdcache.training.engine import decay_groups
 from kdcache.training.log import RunLog
 from kdcache.training.loop import fit
+from kdcache.training.recording import Graphs
 from kdcache.training.settings import TrainingConfig, engine_settings
 from kdcache.training.start import build
-from kdcache.training.steppers import stepper
+from kdcache.training.steppers import Kept, stepper
+from kdcache.training.stepping import Stepper
 from kdcache.training.steps import CachedSteps, TrainStep
 from kdcache.training.world import World
 from tools import lm
@@ -53,6 +56,8 @@ BLOCK = 10
 """Steps that are timed together."""
 HARD = Objective(teacher=None, alpha=0.0)
 KD = Objective(tau_t=2.0, alpha=0.5)
+PlainBatch = tuple[dict[str, torch.Tensor], torch.Tensor]
+"""A model's arguments, and labels."""
 VOCABULARY = 30_522
 """MiniLM's."""
 
@@ -82,6 +87,11 @@ class Bench:
         """This process alone."""
         return World(rank=0, size=1, device=torch.device(self.device))
 
+    @property
+    def task(self) -> Task:
+        """Reads the rows of the student's outputs."""
+        return self.case.job(DumpConfig()).task
+
     def steps(self, objective: Objective) -> CachedSteps:
         """Steps from the cache."""
         teachers = ("t",) if objective.alpha > 0 else ()
@@ -95,53 +105,134 @@ class Bench:
         )
         return CachedSteps(loader=loader, teachers=teachers, pad_token_id=0)
 
+    def begin(
+        self, objective: Objective, *, log: RunLog | None = None, graphs: Graphs | None = None, **settings: Any
+    ) -> Running:
+        """A training by kdcache, before its first step.
+
+        Args:
+            objective: the loss.
+            log: gets the steps; default: nobody does.
+            graphs: where its steps are recorded; default: what the settings and the device say.
+            settings: more settings of the training.
+        """
+        steps = self.steps(objective)
+        common = {"batch_size": self.batch_size, "epochs": 1000, "evals_per_epoch": max(1, steps.num_steps // BLOCK)}
+        config = TrainingConfig(**{**common, **self.settings, **settings})
+        engine = build(deepcopy(self.student), engine_settings(config, self.world), self.world)
+        log = log or RunLog(None)
+        stepping = stepper(
+            engine,
+            objective,
+            rows=self.task,
+            pad_token_id=0,
+            config=config,
+            log=log,
+            kept=None if graphs is None else Kept(graphs=graphs),
+        )
+        return Running(stepping=stepping, steps=steps, config=config, log=log)
+
     def cached(self, objective: Objective, **settings: Any) -> Iterator[None]:
         """kdcache's own loop; each `next` runs a block of steps."""
-        steps = self.steps(objective)
-        blocks = max(1, steps.num_steps // BLOCK)
-        config = TrainingConfig(
-            batch_size=self.batch_size, epochs=1000, evals_per_epoch=blocks, **{**self.settings, **settings}
-        )
-        engine = build(deepcopy(self.student), engine_settings(config, self.world), self.world)
-        task = self.case.job(DumpConfig()).task
-        log = RunLog(None)
-        stepping = stepper(engine, objective, rows=task, pad_token_id=0, config=config, log=log)
-        for _ in fit(stepping, steps, config=config, log=log):
-            yield
+        return self.begin(objective, **settings).blocks()
 
     def plain(self, *, compute: torch.dtype | None = None) -> Iterator[None]:
         """A loop of one's own with hard labels; each `next` runs a block of steps."""
-        model = deepcopy(self.student).to(self.device).train()
-        optimizer = torch.optim.AdamW(decay_groups(model, 0.1), lr=2e-5, fused=True)
-        batches = [inputs_of(step) for step in self.steps(HARD).epoch(0)]
-        token = torch.autocast(self.device, compute or torch.bfloat16, enabled=compute is not None)
-        number = 0
+        loop, batches, number = PlainLoop(self.student, self.device, compute), self.batches(epochs=1), 0
         while True:
             for _ in range(BLOCK):
-                inputs, labels = ({n: t.to(self.device) for n, t in part.items()} for part in batches[number])
+                loop.step(batches[number])
                 number = (number + 1) % len(batches)
-                with token:
-                    logits = model(**inputs).logits
-                    if logits.ndim == 3:
-                        logits = logits[:, :-1].flatten(0, 1)
-                    loss = functional.cross_entropy(logits, labels["labels"], ignore_index=-100)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
+            yield
+
+    def batches(self, *, epochs: int) -> list[PlainBatch]:
+        """The steps' batches for a loop of one's own: padded, and in page-locked memory where the device is CUDA."""
+        steps = self.steps(HARD)
+        return [pinned(inputs_of(step), self.device) for epoch in range(epochs) for step in steps.epoch(epoch)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A training by kdcache.
+
+    Attributes:
+        stepping: runs its steps.
+        steps: from the cache.
+        config: its settings.
+        log: gets what happens.
+    """
+
+    stepping: Stepper
+    steps: CachedSteps
+    config: TrainingConfig
+    log: RunLog
+
+    def blocks(self) -> Iterator[None]:
+        """Train; each `next` goes on to the next pause for an evaluation."""
+        for _ in fit(self.stepping, self.steps, config=self.config, log=self.log):
             yield
 
 
-def inputs_of(step: TrainStep) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The model's arguments and the labels of a step, as a plain loop has them: a label a token for language models."""
+class PlainLoop:
+    """What one would write: forward, `F.cross_entropy`, backward, clipping, fused AdamW.
+
+    Args:
+        student: of transformers; it trains a copy.
+        device: where.
+        compute: the type of autocast; null: none.
+    """
+
+    def __init__(self, student: Any, device: str, compute: torch.dtype | None) -> None:
+        self.model = deepcopy(student).to(device).train()
+        self._optimizer = torch.optim.AdamW(decay_groups(self.model, 0.1), lr=2e-5, fused=True)
+        self._device = device
+        self.autocast = torch.autocast(device, compute or torch.bfloat16, enabled=compute is not None)
+
+    def step(self, batch: PlainBatch) -> None:
+        """One step on hard labels."""
+        inputs, labels = self.moved(batch)
+        with self.autocast:
+            logits = self.model(**inputs).logits.flatten(0, -2)
+            loss = functional.cross_entropy(logits, labels, ignore_index=-100)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def moved(self, batch: PlainBatch) -> PlainBatch:
+        """A batch on the device; nobody waits for it."""
+        inputs, labels = batch
+        there = {name: tensor.to(self._device, non_blocking=True) for name, tensor in inputs.items()}
+        return there, labels.to(self._device, non_blocking=True)
+
+
+def inputs_of(step: TrainStep) -> PlainBatch:
+    """The model's arguments and the labels of a step, as a plain loop has them.
+
+    Of a language model: labels that are moved by one token, so that no logits are copied, and no mask where there is
+    nothing to mask, which lets the attention be causal alone.
+    """
     (batch,) = step.batches
-    if len(batch.labels_R) == len(batch.inputs["input_ids"]):
-        return batch.inputs, {"labels": batch.labels_R}
-    masked = batch.inputs["input_ids"].masked_fill(batch.inputs["attention_mask"] == 0, -100)
-    return batch.inputs, {"labels": masked[:, 1:].flatten()}
+    tokens_BL, mask_BL = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    if len(batch.labels_R) == len(tokens_BL):
+        return batch.inputs, batch.labels_R
+    labels_BL = torch.full_like(tokens_BL, -100)
+    labels_BL[:, :-1] = tokens_BL.masked_fill(mask_BL == 0, -100)[:, 1:]
+    inputs = {name: tensor for name, tensor in batch.inputs.items() if name != "attention_mask" or not mask_BL.all()}
+    return inputs, labels_BL.flatten()
 
 
-def encoder(*, layers: int, width: int, heads: int, longest: int, vocabulary: int = VOCABULARY) -> Any:
+def pinned(batch: PlainBatch, device: str) -> PlainBatch:
+    """A batch whose memory is page-locked, where it goes to CUDA."""
+    inputs, labels = batch
+    if device == "cpu":
+        return batch
+    return {name: tensor.pin_memory() for name, tensor in inputs.items()}, labels.pin_memory()
+
+
+def encoder(
+    *, layers: int, width: int, heads: int, longest: int, vocabulary: int = VOCABULARY, dropout: float = 0.1
+) -> Any:
     """A random BERT with two classes."""
     torch.manual_seed(0)
     return BertForSequenceClassification(
@@ -152,6 +243,8 @@ def encoder(*, layers: int, width: int, heads: int, longest: int, vocabulary: in
             num_attention_heads=heads,
             intermediate_size=4 * width,
             max_position_embeddings=max(512, longest),
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )
     )
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.ends import HANGING
 
@@ -24,6 +25,7 @@ def test_every_line_of_the_gpu_benchmark_runs_at_small_sizes() -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert "0 limits missed" in done.stdout
+    assert " | failed: " not in done.stdout
     for what in (
         "loss off the plain path",
         "gradient off the plain path",
@@ -34,6 +36,21 @@ def test_every_line_of_the_gpu_benchmark_runs_at_small_sizes() -> None:
         "ids unlike a stable sort",
         "dump to disk over the bare forward",
         "memory beside the model",
+        "graphs | a CPU has none" if not torch.cuda.is_available() else "graphs",
+        "step over the plain step, 1 M Llama, 2 x 12, V 16,500: topk fast | ",
+        "step over the plain step, 1 M Llama, 2 x 12, V 16,500: hidden float16 | ",
+        "peak memory over the plain step, 1 M Llama, 2 x 12, V 16,500: topk fast | ",
+        "training of 20 steps over a plain one, BERT-1 x 16, 32 x 8 to 24 tokens: graph: auto | ",
+        "training of 20 steps over a plain one, BERT-2 x 16, 32 x 8 to 24 tokens: graph: never | ",
+        "recorded in it, BERT-2 x 16, 32 x 8 to 24 tokens | ",
+        "largest relative difference of a loss, 40 steps of BERT-1 x 16, 32 x 8 to 24 tokens, float32: graphs",
+        "2 students BERT-1 x 16 by search, 64 texts x 2 epochs, over plain fine-tunings",
+        "BERT-1 x 16, 32 x 8 to 24 tokens: host time of a step, replayed as a graph",
+        "BERT-1 x 16, 32 x 8 to 24 tokens: evaluation of 320 items by graphs over eager",
+        "BERT-1 x 16, 32 x 8 to 24 tokens: 2 students, graphs on streams of their own",
+        "step over the plain step, topk, engine: deepspeed",
+        "first step, compile: true, language model",
+        "first step, compile: true, BERT-2 x 16",
     ):
         assert any(line.startswith(f"| {what}") for line in lines), what
 
@@ -45,10 +62,11 @@ def test_the_benchmark_of_a_dump_runs_at_small_sizes() -> None:
 
 
 def test_they_say_what_they_need() -> None:
-    import torch
-
     if not torch.cuda.is_available():
         done = run("bench_gpu")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "torch sees no CUDA device" in done.stderr
+        done = run("bench_gpu_steps")
         assert (done.returncode, done.stdout) == (2, "")
         assert "torch sees no CUDA device" in done.stderr
     done = run("bench_dump")
