@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
@@ -102,6 +102,7 @@ class Bench:
             batch_size=self.batch_size,
             micro_batch_size=self.batch_size,
             seed=0,
+            prefetch=0,
         )
         return CachedSteps(loader=loader, teachers=teachers, pad_token_id=0)
 
@@ -132,11 +133,11 @@ class Bench:
         )
         return Running(stepping=stepping, steps=steps, config=config, log=log)
 
-    def cached(self, objective: Objective, **settings: Any) -> Iterator[None]:
+    def cached(self, objective: Objective, **settings: Any) -> Generator[None, None, None]:
         """kdcache's own loop; each `next` runs a block of steps."""
         return self.begin(objective, **settings).blocks()
 
-    def plain(self, *, compute: torch.dtype | None = None) -> Iterator[None]:
+    def plain(self, *, compute: torch.dtype | None = None) -> Generator[None, None, None]:
         """A loop of one's own with hard labels; each `next` runs a block of steps."""
         loop, batches, number = PlainLoop(self.student, self.device, compute), self.batches(epochs=1), 0
         while True:
@@ -167,7 +168,7 @@ class Running:
     config: TrainingConfig
     log: RunLog
 
-    def blocks(self) -> Iterator[None]:
+    def blocks(self) -> Generator[None, None, None]:
         """Train; each `next` goes on to the next pause for an evaluation."""
         for _ in fit(self.stepping, self.steps, config=self.config, log=self.log):
             yield
@@ -264,7 +265,9 @@ def texts(count: int, *, shortest: int, longest: int, vocabulary: int = VOCABULA
     ]
 
 
-def turns(runs: Mapping[str, Iterator[None]], *, base: str, blocks: int, clock: Callable[[], float]) -> dict[str, Any]:
+def turns(
+    runs: Mapping[str, Generator[None, None, None]], *, base: str, blocks: int, clock: Callable[[], float]
+) -> dict[str, Any]:
     """Seconds of a step of each run, and the median of its ratios to the base's blocks before and after."""
     for run in runs.values():
         next(run)
@@ -292,7 +295,7 @@ def show(found: Mapping[str, tuple[float, float]], limits: Mapping[str, float]) 
     return good
 
 
-def tiny(folder: Path, blocks: int) -> bool:
+def tiny(folder: Path, blocks: int, *, compiled: bool) -> bool:
     """The host's work: a student that computes next to nothing."""
     model = encoder(layers=3, width=16, heads=2, longest=40)
     case = Case(
@@ -314,7 +317,11 @@ def tiny(folder: Path, blocks: int) -> bool:
         "DeepSpeed's engine, hard labels": bench.cached(HARD, engine="deepspeed"),
         "DeepSpeed's engine, distillation": bench.cached(KD, engine="deepspeed"),
     }
+    if compiled:
+        runs["kdcache, distillation, compiled"] = bench.cached(KD, compile=True)
     found = turns(runs, base=plain, blocks=blocks, clock=time.process_time)
+    for run in runs.values():
+        run.close()
     return show(found, {"kdcache, hard labels": LIMIT, "kdcache, distillation": LIMIT})
 
 
@@ -325,11 +332,13 @@ def language_model(place: Path, folder: Path) -> bool:
     items: Sequence[Item] = [next_token_item(f"{i}", row, model.config.vocab_size) for i, row in enumerate(tokens)]
     case = Case(model=model, items=items, config=DumpConfig(batch_size=4), dtype="float32")
     dump(case, DumpConfig(), folder)
-    bench = Bench(student=model, case=case, root=folder, batch_size=4, device="cpu", settings={})
-    print("a step of the language model, 4 x 128 tokens, top-64 rows; wall time", flush=True)
+    bench = Bench(student=model, case=case, root=folder, batch_size=2, device="cpu", settings={})
+    print("a step of the language model, 2 x 128 tokens, top-64 rows; wall time", flush=True)
     before, now = "DeepSpeed's engine, distillation", "kdcache, distillation"
     runs = {before: bench.cached(KD, engine="deepspeed"), now: bench.cached(KD)}
     found = turns(runs, base=before, blocks=2, clock=time.perf_counter)
+    for run in runs.values():
+        run.close()
     return show(found, {now: SLOWER})
 
 
@@ -337,13 +346,16 @@ def main() -> int:
     """Run it, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lm", type=Path, help="Folder of a causal language model.")
+    parser.add_argument(
+        "--compile", action="store_true", help="A row with torch.compile, which takes minutes to begin."
+    )
     parser.add_argument("--blocks", type=int, default=12, help="Blocks of ten steps of each run.")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        good = tiny(folder / "tiny", args.blocks)
+        good = tiny(folder / "tiny", args.blocks, compiled=args.compile)
         if args.lm is not None:
             good &= language_model(args.lm, folder / "lm")
     return 0 if good else 1

@@ -96,7 +96,7 @@ class ItemColumns:
 
     def item(self, index: int) -> Item:
         """One item; its arrays are read-only views."""
-        inputs = {name.removeprefix(_INPUT): self._cut(name, index) for name in self.lists if name.startswith(_INPUT)}
+        inputs = {name[len(_INPUT) :]: self._cut(name, index) for name in self.lists if name.startswith(_INPUT)}
         uid, meta = self.uid[index].as_py(), self.meta[index].as_py()
         return Item(
             uid=uid,

@@ -186,6 +186,7 @@ def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int) ->
         rank=world.rank,
         world_size=world.size,
         with_rows=bool(configuration.teachers),
+        prefetch=0,  # the loop's own thread reads ahead
     )
     cached = CachedSteps(
         loader=loader,

@@ -127,7 +127,7 @@ class GraphStepper(Stepper):
 
         why = ""
         try:
-            graph = Recorded(buffer=buffer, replay=self.graphs.recorder.record(learn))
+            graph = Recorded(buffer=buffer, replay=self.graphs.recorder.record(learn), reads=batch.packed)
         except UNFIT as error:
             why = f"a step cannot be recorded: {type(error).__name__}: {_line(error)}"
         if why:  # the error is gone, and what it held of the recording

@@ -20,6 +20,8 @@ from kdcache.training.settings import TrainingConfig
 from kdcache.training.stepping import Stepper
 from kdcache.training.steps import Steps, TrainStep
 
+AHEAD = 2
+"""Steps that are read, padded and sent before their turn, beside the one that is being made."""
 FLUSH_STEPS = 10
 """Steps between two looks at the loss: each look waits for the device."""
 
@@ -74,7 +76,7 @@ def fit(stepper: Stepper, steps: Steps, *, config: TrainingConfig, log: RunLog) 
     pauses = evaluation_steps(steps.num_steps, config.evals_per_epoch)
     pending: list[tuple[TrainStep, float, torch.Tensor]] = []
     done = 0
-    with closing(ahead(_all(steps, config.epochs), stepper.feed.ready)) as arriving:
+    with closing(ahead(_all(steps, config.epochs), stepper.feed.ready, depth=AHEAD)) as arriving:
         for ready in arriving:
             step = ready.step
             stepper.engine.train(True)

@@ -128,10 +128,18 @@ class CudaRecorder:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A graph, the buffer that it reads, and the tensors that it leaves its results in."""
+    """A graph, and what must live as long: a graph knows addresses, and holds none of the memory there.
+
+    Attributes:
+        buffer: that it reads a batch from.
+        replay: repeats it.
+        reads: what else it reads beside the model, e.g. a teacher's tables.
+        left: the tensors that it leaves its results in.
+    """
 
     buffer: Tensor
     replay: Replay
+    reads: object = None
     left: list[Tensor] = field(default_factory=list)
 
 

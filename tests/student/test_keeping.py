@@ -19,6 +19,8 @@ from kdcache.training.run import RunFile, load_run
 from kdcache.training.settings import TrainingConfig
 from tests.training.recorders import Rerun
 
+pytestmark = pytest.mark.usefixtures("_plain")
+
 
 @pytest.fixture
 def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Rerun]:

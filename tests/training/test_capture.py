@@ -16,6 +16,8 @@ from tests.training import cases
 from tests.training.cases import HARD, KD, Lengths
 from tests.training.recorders import Padded, Watching, graphs, train
 
+pytestmark = pytest.mark.usefixtures("_plain")
+
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "hard": ("none", {}),
     "sparse": ("fast", {}),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,14 @@ import torch
 from kdcache.core.errors import KDCacheError
 from kdcache.losses.objective import Objective
 from kdcache.training import graphs as module
-from kdcache.training.graphs import WARM_UP
+from kdcache.training.graphs import WARM_UP, GraphStepper
 from kdcache.training.shapes import Grid, grid_of
 from kdcache.training.steps import CachedSteps, Steps
 from tests.training import cases
 from tests.training.cases import HARD, KD, Lengths
-from tests.training.recorders import Padded, Ran, Rerun, eager, graphs, train
+from tests.training.recorders import Padded, Ran, Replay, Rerun, eager, graphs, train
+
+pytestmark = pytest.mark.usefixtures("_plain")
 
 COUNT = 40
 
@@ -69,6 +74,33 @@ def test_graphs_give_the_losses_of_eager_steps(family: str, store: str, micro: i
     same = padded(family, steps, micro_batch_size=micro)
     assert torch.equal(got.losses, same.losses)
     assert all(torch.equal(got.weights[name], weight) for name, weight in same.weights.items())
+
+
+class Forgotten(Rerun):
+    """Lets go of what was recorded, as CUDA does: a graph holds no memory but its own."""
+
+    def record(self, function: Callable[[], None]) -> Replay:
+        """Nothing that could be run again."""
+        super().record(function)
+        return Replay(self, lambda: None)
+
+
+def test_a_graph_that_is_kept_keeps_what_it_reads(tmp_path: Path):
+    """The teacher's head goes with the training, but for the graphs that the next one repeats."""
+    steps = steps_of("bert", tmp_path, "hidden")
+    got = trained("bert", steps, Forgotten(), always=True)
+    assert isinstance(got.stepper, GraphStepper)
+    kept = got.stepper.graphs.steps
+    (shared,) = steps._teacher("t_hs")._on_device.values()
+    assert shared.head is not None
+    tables = weakref.ref(shared.head.weight_VD)
+    del steps, got, shared
+    gc.collect()
+    assert tables() is not None
+    for recorded in kept.values():
+        recorded.clear()
+    gc.collect()
+    assert tables() is None
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ from tests.ranks import run_ranks
 from tests.training import cases, small
 from tests.training.cases import HARD, KD, Case
 
+pytestmark = pytest.mark.usefixtures("_plain")
+
 CPU = World(rank=0, size=1, device=torch.device("cpu"))
 BF16_LOSS, BF16_MEAN, BF16_GRADIENT = 0.02, 0.005, 0.05
 """bfloat16 rounds a number by up to 1/512 of it. A logit is behind some ten products of such numbers: with errors that
