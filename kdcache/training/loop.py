@@ -5,9 +5,10 @@ It is a generator: the caller evaluates and keeps checkpoints between yields, so
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -76,7 +77,7 @@ def fit(stepper: Stepper, steps: Steps, *, config: TrainingConfig, log: RunLog) 
     pauses = evaluation_steps(steps.num_steps, config.evals_per_epoch)
     pending: list[tuple[TrainStep, float, torch.Tensor]] = []
     done = 0
-    with closing(ahead(_all(steps, config.epochs), stepper.feed.ready, depth=AHEAD)) as arriving:
+    with _few_collected(), closing(ahead(_all(steps, config.epochs), stepper.feed.ready, depth=AHEAD)) as arriving:
         for ready in arriving:
             step = ready.step
             stepper.engine.train(True)
@@ -89,6 +90,23 @@ def fit(stepper: Stepper, steps: Steps, *, config: TrainingConfig, log: RunLog) 
             if pause:
                 stepper.pause()
                 yield Point(step=done, epoch=step.epoch + (step.index + 1) / steps.num_steps)
+
+
+@contextmanager
+def _few_collected() -> Iterator[None]:
+    """What is there before a training is no garbage of it, so Python's collector need not walk all of it again.
+
+    A collection walks every object of torch and transformers, which takes up to 0.2 s, and the items of a few hundred
+    steps bring one about: .7 ms a step were measured.
+    """
+    if gc.get_freeze_count():  # somebody else did, and knows until when
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _all(steps: Steps, epochs: int) -> Iterator[TrainStep]:
