@@ -17,6 +17,7 @@ from kdcache.core.config import digest
 from kdcache.core.results import RunResult, write_json, write_run
 from kdcache.core.types import Evaluation
 from kdcache.losses.objective import Objective
+from kdcache.losses.packed import Teacher
 from kdcache.student import fidelity
 from kdcache.student.keeping import Held
 from kdcache.student.other_tokens import OtherTokens, OtherTokenSteps
@@ -65,6 +66,7 @@ def run(
     started = time.monotonic()
     inputs = shared.inputs(planned)
     world = start(device)
+    engine_settings(planned.config, world)  # refuses what no engine can do, before anything is written
     folder = planned.folder
     if world.rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,7 +114,8 @@ def _train(
     setup = evaluate.Setup(
         task=data.task, tokenizer=tokenizer, pad_token_id=pad, batch_size=config.eval_batch_size, world=world
     )
-    steps = _steps(planned, inputs.others, world, pad)
+    tables = shared.tables.setdefault(planned.cache.root, {})
+    steps = _steps(planned, inputs.others, world, pad, tables)
     form = digest([source, auto_class, head])
     with shared.keeper.engine(model, config, world, student=form) as held:
         stepping = _stepper(planned, held, setup, log)
@@ -172,7 +175,7 @@ def _stepper(planned: Plan, held: Held, setup: evaluate.Setup, log: RunLog) -> S
     )
 
 
-def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int) -> Steps:
+def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int, tables: dict[str, Teacher]) -> Steps:
     """This rank's steps, streamed from the cache."""
     # The canonical teachers: a mixture of a teacher with itself, or with weight 0, reads one.
     configuration = planned.configuration
@@ -193,6 +196,7 @@ def _steps(planned: Plan, others: OtherTokens | None, world: World, pad: int) ->
         teachers=configuration.teachers,
         teacher_weight=configuration.teacher_weight,
         pad_token_id=pad,
+        tables=tables,
     )
     return cached if others is None else OtherTokenSteps(cached=cached, others=others)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from kdcache.cache.reader import LRU_BYTES, Cache
 from kdcache.core.errors import CacheMismatch
+from kdcache.losses.packed import Teacher
 from kdcache.student.keeping import Keeper
 from kdcache.student.other_tokens import OtherTokens, match
 from kdcache.student.plan import Plan, StudentConfig, open_cache, plan
@@ -48,6 +50,8 @@ class Shared:
     ) -> None:
         self.file, self.measure = file, measure
         self.keeper = Keeper(several=several)
+        self.tables: dict[Path, dict[str, Teacher]] = {}
+        """Cache -> teacher -> its head and tables, which go to each device once."""
         self._cache_bytes = cache_bytes
         self._known: dict[tuple[Any, ...], Any] = {}
 

@@ -5,15 +5,14 @@ R rows  V classes
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from kdcache.training.batch import Batch, RowReader, read_rows
 from kdcache.training.forward import eager
 from kdcache.training.plain import PlainEngine
 from kdcache.training.recording import LARGEST, UNFIT, Graphs, Recorded
-from kdcache.training.sending import Sender, Sent
+from kdcache.training.sending import Sent
+from kdcache.training.stepping import Feed
 
 
 class GraphRows:
@@ -23,21 +22,20 @@ class GraphRows:
         engine: the model, in evaluation mode when it is called.
         task: reads rows from its outputs.
         graphs: of this model.
-        padded: a batch in few sizes.
+        feed: of its training: pads and sends.
     """
 
-    def __init__(self, engine: PlainEngine, task: RowReader, graphs: Graphs, padded: Callable[[Batch], Batch]) -> None:
-        self._engine, self._task, self._graphs, self._padded = engine, task, graphs, padded
+    def __init__(self, engine: PlainEngine, task: RowReader, graphs: Graphs, feed: Feed) -> None:
+        self._engine, self._task, self._graphs, self._feed = engine, task, graphs, feed
         self._eager = eager(engine.forward, task, engine.world.device)
-        self._sender = Sender(engine.world.device)
 
     def __call__(self, batch: Batch) -> tuple[Batch, Tensor]:
         """The batch on the device, and its rows' logits, float32 [R, V], which the next call overwrites."""
         if not self._graphs.worth or not len(batch.labels_R):
             return self._eager(batch)
         with self._graphs.recorder.scope():
-            padded = self._padded(batch)
-            sent = self._sender.send(padded.tensors())
+            padded = self._feed.padded(batch)
+            sent = self._feed.sender.send(padded.tensors())
             there, logits_RV = self._logits(padded, sent)
         return there, logits_RV[: len(batch.labels_R), : batch.facts.width]
 

@@ -67,7 +67,7 @@ class GraphStepper(Stepper):
     ) -> None:
         super().__init__(engine, loss, feed)
         self._plain, self._log, self._always, self.graphs = engine, log, always, graphs
-        self._mine = graphs.steps.setdefault(name, {})
+        self._mine = graphs.of(name)
         if graphs.share is None:
             graphs.share = self._share
         self._share = graphs.share
@@ -82,6 +82,7 @@ class GraphStepper(Stepper):
         if self.graphs.worth is False:
             if self.feed.grid is not None:
                 self._leave()  # an evaluation could not be recorded
+                self._log.write("eager", reason=self.graphs.why)
             return super().step(ready, rate)
         with self.graphs.recorder.scope():
             return super().step(ready, rate)
@@ -93,7 +94,10 @@ class GraphStepper(Stepper):
 
     def rows(self, task: RowReader) -> ReadRows | None:
         """See `Stepper.rows`."""
-        return GraphRows(self._plain, task, self.graphs, self.feed.padded) if self.graphs.worth else None
+        return GraphRows(self._plain, task, self.graphs, self.feed) if self.graphs.worth else None
+
+    def _is_eager(self) -> bool:
+        return self.graphs.worth is False
 
     def _run(self, micro: Micro, step: TrainStep) -> None:
         off = self.graphs.worth is False or self._steps <= self._warm

@@ -63,7 +63,7 @@ def fit(stepper: Stepper, steps: Steps, *, config: TrainingConfig, log: RunLog) 
 
     Args:
         stepper: the model, its loss, and how a step runs.
-        steps: the data; a thread reads and pads them one step ahead.
+        steps: the data; a thread reads, pads and sends them ahead of their turn.
         config: schedule.
         log: gets one `step` line a step (losses, learning rate).
 

@@ -18,6 +18,8 @@ from kdcache.training.sending import Layout
 Replay = Callable[[], None]
 
 
+LOSSES = 8
+"""Losses whose graphs are kept of one engine; the oldest goes first."""
 LARGEST = 48
 """Graphs of one training, at most."""
 UNFIT = (RuntimeError, ValueError, TypeError, AttributeError)
@@ -56,7 +58,9 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # Of high priority, for those are streams of their own: PyTorch gives out 32 of the others in turn, and what is
+        # copied on the same one would be recorded.
+        self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._empty = True
 
@@ -83,6 +87,7 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         collecting = gc.isenabled()
         gc.disable()  # whatever it would free may end the recording
+        ended = False
         try:
             # Other threads go on: they page-lock memory and start copies, which a recording of all threads forbids.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
@@ -91,10 +96,12 @@ class CudaRecorder:
             except BaseException:
                 with suppress(RuntimeError):
                     graph.capture_end()
+                    ended = True
                 raise
             graph.capture_end()
+            ended = True
         except BaseException:
-            self._recover()
+            self._recover(ended=ended)
             raise
         finally:
             if collecting:
@@ -115,11 +122,17 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
         self._empty = True
 
-    def _recover(self) -> None:
-        """Undo what a recording that broke off leaves: the allocator's pool, and a generator that thinks it records."""
+    def _recover(self, *, ended: bool) -> None:
+        """Undo what a recording that broke off leaves: the allocator's pool, and a generator that thinks it records.
+
+        Args:
+            ended: whether the graph knows that it ended; else it will not let go of its pool itself.
+        """
         index = torch.cuda.current_device() if self._device.index is None else self._device.index
-        with suppress(RuntimeError):
-            torch._C._cuda_endAllocateToPool(index, self._pool)
+        if not ended:
+            for undo in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
+                with suppress(RuntimeError):
+                    undo(index, self._pool)
         generator = torch.cuda.default_generators[index]
         generator.graphsafe_set_state(generator.clone_state())
         self._pool = torch.cuda.graph_pool_handle()
@@ -164,6 +177,18 @@ class Graphs:
     share: Tensor | None = None
     worth: bool | None = None
     why: str = "no shape came three times"
+
+    def of(self, name: Hashable) -> dict[Key, Recorded]:
+        """The graphs of a loss, to which a training adds its own.
+
+        Args:
+            name: of the loss and of whatever else it reads.
+        """
+        mine = self.steps.pop(name, {})
+        while len(self.steps) >= LOSSES:
+            self.steps.pop(next(iter(self.steps))).clear()
+        self.steps[name] = mine  # the newest comes last
+        return mine
 
     def drop(self, why: str) -> None:
         """Give all of them up."""

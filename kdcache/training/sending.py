@@ -81,7 +81,7 @@ class Sent:
 
 
 class Sender:
-    """Sends tensors to a device; used by one thread.
+    """Sends tensors to a device, on one stream; any thread may use it.
 
     Args:
         device: where to.
@@ -98,6 +98,8 @@ class Sender:
             tensors: on the CPU.
         """
         layout = Layout.of(tensors)
+        if self._stream is not None:
+            torch.cuda.set_device(self._device)  # a thread starts with the first one
         buffer = torch.empty(layout.num_bytes, dtype=torch.uint8, pin_memory=self._stream is not None)
         for view, tensor in zip(layout.views(buffer).values(), tensors.values(), strict=True):
             view.copy_(tensor)

@@ -18,7 +18,7 @@ from kdcache.training.fusing import Fused
 from kdcache.training.world import World
 
 HOW = frozenset({"engine", "graph", "compile"})
-"""Settings of how a training is computed, which results do not depend on up to rounding."""
+"""Settings of how a training is computed: results differ by rounding, in bfloat16 by that of 16 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: settings classes inherit from several
@@ -99,6 +99,23 @@ class TrainingConfig:
         return self.micro_batch_size or math.ceil(self.batch_size / world_size)
 
 
+def check_engine(config: TrainingConfig, world_size: int, *, cuda: bool) -> Kind:
+    """Which engine trains; pure.
+
+    Args:
+        config: of the training.
+        world_size: processes.
+        cuda: whether they train on CUDA.
+
+    Raises:
+        ConfigError: what no engine can do there.
+    """
+    kind = config.kind(world_size)
+    if config.graph == "always" and not cuda:
+        raise ConfigError("graph = 'always' needs a CUDA device; use graph: auto, which is eager without one")
+    return kind
+
+
 def engine_settings(config: TrainingConfig, world: World) -> EngineSettings:
     """The engine's part of a training's settings.
 
@@ -108,11 +125,10 @@ def engine_settings(config: TrainingConfig, world: World) -> EngineSettings:
     supported = world.device.type == "cpu" or torch.cuda.is_bf16_supported()
     if config.precision == "bfloat16" and not supported:
         raise ConfigError("precision: bfloat16 is not supported by this GPU; use float32")
-    if config.graph == "always" and world.device.type != "cuda":
-        raise ConfigError("graph = 'always' needs a CUDA device; use graph: auto, which is eager without one")
+    kind = check_engine(config, world.size, cuda=world.device.type == "cuda")
     micro = config.micro(world.size)
     return EngineSettings(
-        kind=config.kind(world.size),
+        kind=kind,
         micro_batch_size=micro,
         accumulation=num_rounds(config.batch_size, micro_batch_size=micro, world_size=world.size),
         zero_stage=config.zero_stage,

@@ -22,7 +22,7 @@ from kdcache.training.shapes import Grid, pad
 from kdcache.training.steps import TrainStep
 
 MEASURED = 16
-"""The step that is measured, from 1: what is made once is there."""
+"""The first step that is measured, from 1: what is made once is there."""
 NUM_ROWS, NUM_LABELS = "num_rows", "num_labels"
 """The denominators of a step, as tensors among a batch's own."""
 
@@ -64,7 +64,7 @@ class Feed:
 
     def __init__(self, device: torch.device, pad_token_id: int) -> None:
         self._device, self._pad_token_id = device, pad_token_id
-        self._sender = Sender(device)
+        self.sender = Sender(device)
         self.grid: Grid | None = None
         """Sizes that batches are padded to; null leaves them as they are. It may change while steps are made."""
 
@@ -84,7 +84,7 @@ class Feed:
             return Micro(batch=batch)
         batch = self._in(batch, grid)
         counts = {NUM_ROWS: torch.tensor(step.num_rows), NUM_LABELS: torch.tensor(step.num_labels)}
-        return Micro(batch=batch, sent=self._sender.send({**batch.tensors(), **counts}))
+        return Micro(batch=batch, sent=self.sender.send({**batch.tensors(), **counts}))
 
 
 class Stepper:
@@ -115,7 +115,7 @@ class Stepper:
         self._since = self._since or time.perf_counter()
         self._steps += 1
         self._share.zero_()
-        if self.measures and self._steps == MEASURED and not self._busy and self.engine.world.device.type == "cuda":
+        if self.measures and self._steps >= MEASURED and not self._busy and self._is_eager():
             self._busy = device_seconds(lambda: self._all(ready, rate))
         else:
             self._all(ready, rate)
@@ -149,6 +149,10 @@ class Stepper:
     def rows(self, task: RowReader) -> ReadRows | None:
         """How an evaluation between steps reads the model's rows; null: by a call of it."""
         return None
+
+    def _is_eager(self) -> bool:
+        """Whether steps on CUDA are eager and stay so."""
+        return self.engine.world.device.type == "cuda"
 
     def _run(self, micro: Micro, step: TrainStep) -> None:
         """Forward, loss and backward of a micro-batch."""

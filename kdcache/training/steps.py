@@ -108,13 +108,14 @@ class CachedSteps:
         teachers: whose rows are the targets: one, the two of a mixture, or none for hard labels only.
         teacher_weight: of the first, where there are two.
         pad_token_id: fills `input_ids`.
+        tables: teacher -> its head and tables; several trainings from one cache may share them.
     """
 
     loader: Loader
     teachers: tuple[str, ...]
     teacher_weight: float = 0.5
     pad_token_id: int
-    _teachers: dict[str, Teacher] = field(default_factory=dict, repr=False, compare=False)
+    tables: dict[str, Teacher] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def num_steps(self) -> int:
@@ -134,9 +135,9 @@ class CachedSteps:
 
     def _teacher(self, name: str) -> Teacher:
         """The teacher's head and tables, kept for the whole training."""
-        if name not in self._teachers:
-            self._teachers[name] = Teacher(head=self.loader.cache.head(name))
-        return self._teachers[name]
+        if name not in self.tables:
+            self.tables[name] = Teacher(head=self.loader.cache.head(name))
+        return self.tables[name]
 
     def epoch(self, epoch: int) -> Iterator[TrainStep]:
         """The steps of an epoch."""

@@ -24,6 +24,7 @@ from kdcache.student.search.settings import SearchConfig
 from kdcache.student.search.table import Table
 from kdcache.student.search.workers import Workers
 from kdcache.training.run import RunFile
+from kdcache.training.settings import check_engine
 from kdcache.version import __version__
 
 Say = Callable[[str], object]
@@ -82,6 +83,7 @@ class Search:
         here = Machine.here(how.device)
         places = place(how.jobs, how.jobs_per_gpu, machine=here, device=how.device, executor=how.executor)
         check_base(base)
+        check_engine(base, 1, cuda=here.gpus > 0)
         students = config.students or tuple(file.models.students)
         if not students:
             raise ConfigError("the models file names no student; a search needs at least one")

@@ -168,6 +168,8 @@ class Workers:
 
     def _send(self, slot: int, job: Job, *, alone: bool = False) -> None:
         """Give a job to the worker of a slot, which waits or has yet to be started."""
+        if alone:
+            self._clear(slot)
         worker = self._workers[slot] or self._start(slot)
         try:
             worker.connection.send(job)
@@ -179,9 +181,24 @@ class Workers:
         beside = self._on(self._places.device(slot))
         for other in beside:
             other.shared = True
-        worker.job, worker.shared, worker.alone = job, bool(beside), alone
+        worker.job, worker.shared, worker.alone = job, bool(beside) or bool(self._idle(slot)), alone
         if not alone:  # else it began before, and has not ended yet
             self._started(job)
+
+    def _idle(self, slot: int) -> list[int]:
+        """Other slots of a GPU whose processes wait: they hold memory of it, a context and perhaps an engine."""
+        device, gpus = self._places.device(slot), self._places.machine.gpus
+        others = [n for n, w in enumerate(self._workers) if n != slot and w is not None and w.job is None]
+        return [n for n in others if gpus and self._places.device(n) == device]
+
+    def _clear(self, slot: int) -> None:
+        """End the processes that wait on a slot's GPU; others take their place when there is work again."""
+        for n in self._idle(slot):
+            worker = self._workers[n]
+            if worker is not None:
+                worker.connection.close()
+                worker.process.join(JOIN_SECONDS)
+                self._workers[n] = None
 
     def _start(self, slot: int) -> _Worker:
         ours, theirs = self._context.Pipe()
