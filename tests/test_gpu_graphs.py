@@ -117,6 +117,27 @@ def test_a_model_that_waits_goes_on_eagerly_and_its_dropout_still_works() -> Non
     assert again.record["graphs"] == 1, "the next training records"
 
 
+def test_a_recording_that_cuda_refused_gives_its_memory_back() -> None:
+    gc.collect()  # the graphs of other tests
+    torch.cuda.empty_cache()
+    before = reserved_for_graphs()
+    steps = Lengths(lengths=(9,) * 20)
+    for _ in range(3):
+        ran = trained(waiting(build("bert")), steps, HARD, CudaRecorder(torch.device(DEVICE)), epochs=1)
+        assert ran.record["graphs"] == 0
+        del ran
+        gc.collect()
+        torch.cuda.empty_cache()
+        assert reserved_for_graphs() == before
+
+
+def test_however_many_streams_are_asked_for_none_that_copies_is_the_one_that_records() -> None:
+    device = torch.device(DEVICE)
+    recorder = CudaRecorder(device)
+    streams = {Sender(device)._stream.cuda_stream for _ in range(100)}  # type: ignore[union-attr]
+    assert recorder._stream.cuda_stream not in streams
+
+
 def test_a_model_that_waits_without_dropout_learns_what_it_learns_eagerly() -> None:
     steps = Lengths(lengths=(9,) * 20)
     got = trained(waiting(build("bert")), steps, HARD, CudaRecorder(torch.device(DEVICE)), epochs=1)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from kdcache.core.errors import TrainingError
+from kdcache.core.errors import ConfigError, TrainingError
 from kdcache.core.results import RunResult
 from kdcache.student import distill, keeping, skip_layers
 from kdcache.student.plan import StudentConfig
+from kdcache.student.search.run import How, Search
 from kdcache.student.shared import Shared
 from kdcache.training.engine import Engine
 from kdcache.training.recording import Graphs
@@ -107,3 +108,22 @@ def test_the_weights_of_a_seed_are_made_once(study: Path, tmp_path: Path, monkey
     alone = train(study, tmp_path / "alone", seed=0, tau_t=2.0)
     again = train(study, tmp_path, shared, seed=0, tau_t=2.0)
     assert scores(again) == scores(alone)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "plain", "zero_stage": 1}, "engine = 'plain' cannot do zero_stage = 1"),
+        ({"graph": "always"}, "CUDA"),
+    ],
+)
+def test_what_no_engine_can_do_is_refused_before_anything_is_written(
+    study: Path, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(study, tmp_path / "out", **settings)
+    assert not list(tmp_path.rglob("*"))
+    changes = [f"student.{name}={value}" for name, value in settings.items()]
+    file = load_run(study / "run.yaml", out=tmp_path / "out", overrides=changes)
+    with pytest.raises(ConfigError, match=message):
+        Search.of(file, How(device="cpu"))

@@ -167,6 +167,27 @@ def test_a_training_without_memory_beside_others_runs_once_more_alone(shop: Open
     assert one.started == ["held a", "greedy", "later"]
 
 
+def test_a_process_that_waits_holds_memory_and_is_ended_before_another_is_alone(shop: Open) -> None:
+    """It has a context of CUDA, and perhaps an engine that it keeps."""
+    one = shop(places(gpus=1, slots=2))
+    one.submit("held a", "quick")
+    assert one.wait().job.label == "quick"  # its process waits from now on
+    one.submit("hopeless")
+    one.go("held a")
+    one.go("hopeless")
+    idle = one.begun("quick")[0][1]
+    reports = {report.job.label: report for report in (one.wait(), one.wait())}
+    assert reports["hopeless"].error == SHORT
+    assert [pid for _, pid, _ in one.begun("hopeless")] == [idle, idle]
+    other = one.begun("held a")[0][1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(other, 0)
+    one.submit("hopeless alone")  # beside a process that only waits it would be repeated; now there is none
+    one.go("hopeless alone")
+    assert one.wait().error == SHORT
+    assert len(one.begun("hopeless alone")) == 1
+
+
 def test_a_training_without_memory_alone_has_failed(shop: Open) -> None:
     one = shop(places(gpus=0, slots=2))
     one.submit("held a", "hopeless")

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from kdcache.core.errors import KDCacheError
+from kdcache.losses.facts import Facts
 from kdcache.losses.objective import Objective
 from kdcache.training import graphs as module
 from kdcache.training.graphs import WARM_UP, GraphStepper
+from kdcache.training.recording import LOSSES, Graphs, Recorded
+from kdcache.training.sending import Layout
 from kdcache.training.shapes import Grid, grid_of
 from kdcache.training.steps import CachedSteps, Steps
 from tests.training import cases
@@ -24,6 +27,7 @@ from tests.training.recorders import Padded, Ran, Replay, Rerun, eager, graphs, 
 pytestmark = pytest.mark.usefixtures("_plain")
 
 COUNT = 40
+FACTS = Facts(width=2, ragged=False, unlabelled=True, fillers=True, has_tail=False)
 
 
 def steps_of(family: str, folder: Path, store: str, **sizes: Any) -> CachedSteps:
@@ -101,6 +105,20 @@ def test_a_graph_that_is_kept_keeps_what_it_reads(tmp_path: Path):
         recorded.clear()
     gc.collect()
     assert tables() is None
+
+
+def test_graphs_of_the_last_losses_are_kept_and_the_oldest_goes_first():
+    kept = Graphs(Rerun())
+    first = kept.of("first")
+    first[Layout.of({}), FACTS] = Recorded(buffer=torch.zeros(1), replay=lambda: None)
+    for number in range(LOSSES - 1):
+        kept.of(number)
+    assert kept.of("first") is first, "asked for again, it is the newest"
+    kept.of("another")
+    assert list(kept.steps) == [*range(1, LOSSES - 1), "first", "another"]
+    for number in range(LOSSES):
+        kept.of(f"more {number}")
+    assert not first, "a stepper may still hold it"
 
 
 @pytest.mark.slow
