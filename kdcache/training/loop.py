@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -18,11 +18,13 @@ from kdcache.training.ahead import ahead
 from kdcache.training.engine import Engine
 from kdcache.training.log import RunLog
 from kdcache.training.settings import TrainingConfig
-from kdcache.training.stepping import Stepper
+from kdcache.training.stepping import Ready, Stepper
 from kdcache.training.steps import Steps, TrainStep
 
-AHEAD = 2
-"""Steps that are read, padded and sent before their turn, beside the one that is being made."""
+AHEAD = 8
+"""Steps that are read, padded and sent before their turn, at most."""
+AHEAD_BYTES = 1 << 26
+"""Of the device's memory that they take: 64 MB, and one step more."""
 FLUSH_STEPS = 10
 """Steps between two looks at the loss: each look waits for the device."""
 
@@ -77,7 +79,7 @@ def fit(stepper: Stepper, steps: Steps, *, config: TrainingConfig, log: RunLog) 
     pauses = evaluation_steps(steps.num_steps, config.evals_per_epoch)
     pending: list[tuple[TrainStep, float, torch.Tensor]] = []
     done = 0
-    with _few_collected(), closing(ahead(_all(steps, config.epochs), stepper.feed.ready, depth=AHEAD)) as arriving:
+    with _few_collected(), closing(_arriving(stepper, steps, config.epochs)) as arriving:
         for ready in arriving:
             step = ready.step
             stepper.engine.train(True)
@@ -90,6 +92,13 @@ def fit(stepper: Stepper, steps: Steps, *, config: TrainingConfig, log: RunLog) 
             if pause:
                 stepper.pause()
                 yield Point(step=done, epoch=step.epoch + (step.index + 1) / steps.num_steps)
+
+
+def _arriving(stepper: Stepper, steps: Steps, epochs: int) -> Generator[Ready, None, None]:
+    """The steps of all epochs, made ready by a thread."""
+    return ahead(
+        _all(steps, epochs), stepper.feed.ready, depth=AHEAD, room=AHEAD_BYTES, size=lambda ready: ready.num_bytes
+    )
 
 
 @contextmanager

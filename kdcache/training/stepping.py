@@ -53,6 +53,11 @@ class Ready:
     step: TrainStep
     micros: tuple[Micro, ...]
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes on the device; 0 where nothing was sent."""
+        return sum(micro.sent.layout.num_bytes for micro in self.micros if micro.sent is not None)
+
 
 class Feed:
     """Makes steps ready; a thread uses it.
