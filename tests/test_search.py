@@ -60,7 +60,7 @@ def folders(run: Path) -> list[Path]:
 
 
 def test_a_search_says_what_it_found_and_leaves_what_compare_needs(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     call("search", str(run), "--device", "cpu")
     lines = capsys.readouterr().out.splitlines()
@@ -74,7 +74,7 @@ def test_a_search_says_what_it_found_and_leaves_what_compare_needs(
     assert record.space.temperatures == (1.0, 4.0)
     assert record.teachers == {"t_hs": "t_hs", "t_ll": "t_hs"}  # one checkpoint, so t_ll's runs are t_hs's
     recorded = read_run(folders(run)[0]).extra
-    auto = {"precision": "float32", "engine": "plain"}  # what it is on a CPU
+    auto = {"precision": "float32", "engine": request.config.getoption("--engine")}  # what it is on a CPU
     assert {**record.training, **auto} == recorded["training"]
     assert record.model == recorded["model"]
     outcome = record.outcome
