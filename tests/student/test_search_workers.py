@@ -146,7 +146,8 @@ def test_trainings_are_spread_over_the_gpus_and_go_where_the_fewest_are(shop: Op
 def test_a_training_without_memory_beside_others_runs_once_more_alone(shop: Open) -> None:
     one = shop(places(gpus=1, slots=2))
     one.submit("held a", "greedy", "later")
-    one.go("greedy")  # while `held a` runs
+    wait_until(lambda: bool(one.begun("held a")))  # the other process may have started first
+    one.go("greedy")
 
     def release() -> None:
         wait_until(lambda: bool(one.lines))
