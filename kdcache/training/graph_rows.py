@@ -10,7 +10,7 @@ from torch import Tensor
 from kdcache.training.batch import Batch, RowReader, read_rows
 from kdcache.training.forward import eager
 from kdcache.training.plain import PlainEngine
-from kdcache.training.recording import LARGEST, UNFIT, Graphs, Recorded
+from kdcache.training.recording import LARGEST, Graphs, Recorded
 from kdcache.training.sending import Sent
 from kdcache.training.stepping import Feed
 
@@ -64,12 +64,8 @@ class GraphRows:
         def read() -> None:
             left[:] = [self._read(batch.filled(views))]
 
-        why = ""
-        try:
-            replay = self._graphs.recorder.record(read)
-        except UNFIT as error:
-            why = f"an evaluation cannot be recorded: {' '.join(str(error).split())[:200]}"
-        if why:
-            self._graphs.drop(why)
+        replay = self._graphs.record(read, "an evaluation")
+        if replay is None:
+            self._graphs.drop(self._graphs.why)
         else:
             self._graphs.rows[sent.layout, batch.facts] = Recorded(buffer=buffer, replay=replay, left=left)

@@ -18,7 +18,7 @@ from kdcache.training.fusing import Loss
 from kdcache.training.graph_rows import GraphRows
 from kdcache.training.log import RunLog
 from kdcache.training.plain import PlainEngine
-from kdcache.training.recording import LARGEST, UNFIT, Graphs, Key, Recorded
+from kdcache.training.recording import LARGEST, Graphs, Key, Recorded
 from kdcache.training.sending import Sent
 from kdcache.training.shapes import grid_of
 from kdcache.training.stepping import Feed, Micro, Ready, Stepper, counts
@@ -129,22 +129,18 @@ class GraphStepper(Stepper):
         def learn() -> None:
             self._learn(loss(batch.filled(views), **counts(views)))
 
-        why = ""
-        try:
-            graph = Recorded(buffer=buffer, replay=self.graphs.recorder.record(learn), reads=batch.packed)
-        except UNFIT as error:
-            why = f"a step cannot be recorded: {type(error).__name__}: {_line(error)}"
-        if why:  # the error is gone, and what it held of the recording
-            self._stop(why)
+        replay = self.graphs.record(learn, "a step")
+        if replay is None:
+            self._stop(self.graphs.why)
             super()._run(micro, step)
             return
-        self._mine[key] = graph
+        self._mine[key] = Recorded(buffer=buffer, replay=replay, reads=batch.packed)
         if self.graphs.worth:
-            graph.replay()
+            replay()
         else:
             began = self.graphs.recorder.seconds()
-            graph.replay()
-            del graph  # so that its memory can be given back
+            replay()
+            del replay  # so that its memory can be given back
             self._decide(self._seen[key].seconds, self.graphs.recorder.seconds() - began)
 
     def _decide(self, eager: float, graph: float) -> None:
@@ -155,14 +151,11 @@ class GraphStepper(Stepper):
             why = f"the device limits a step, not the host: {eager * 1e3:.1f} ms eager, {graph * 1e3:.1f} ms as a graph"
             self._stop(why, **told)
             return
-        why = ""
-        try:
-            self._plain.record_update(self.graphs.recorder.record)
-        except UNFIT as error:
-            why = f"the optimizer cannot be recorded: {type(error).__name__}: {_line(error)}"
-        if why:
-            self._stop(why)
+        replay = self.graphs.record(self._plain.update, "the optimizer")
+        if replay is None:
+            self._stop(self.graphs.why)
             return
+        self._plain.repeat_update(replay)
         self.graphs.worth = True
         self._log.write("graphs", **told)
 
@@ -181,7 +174,3 @@ class GraphStepper(Stepper):
 def _fit_for_graphs(batch: Batch) -> bool:
     """Whether the host has nothing to refuse in a batch: a graph would not."""
     return not batch.facts.wrong_label and len(batch.labels_R) > 0
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -36,7 +36,7 @@ class PlainEngine:
         self._rate = torch.zeros((), device=world.device)  # a graph reads it
         self._optimizer = torch.optim.AdamW(groups, lr=self._rate, fused=True, capturable=world.device.type == "cuda")
         self._held = False
-        self._update: Callable[[], None] = self._eager
+        self._update: Callable[[], None] = self.update
         self._waiting = 0
         if settings.compiled:
             body: Any = self._model.base_model
@@ -77,7 +77,8 @@ class PlainEngine:
             self._rate.fill_(learning_rate)
             self._update()
 
-    def _eager(self) -> None:
+    def update(self) -> None:
+        """Clip the gradient, update the weights and free the gradient, or set it to 0 where it is held."""
         if self.settings.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.max_grad_norm)
         self._optimizer.step()
@@ -87,17 +88,17 @@ class PlainEngine:
         """Keep gradients where they are, set to 0 after a step instead of freed, since graphs write them there."""
         self._held = True
 
-    def record_update(self, record: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
-        """Have the end of a step repeat a recording of itself.
+    def repeat_update(self, replay: Callable[[], None]) -> None:
+        """Have the end of a step repeat a recording of `update`.
 
         Args:
-            record: makes it; see `recording.Recorder.record`.
+            replay: see `recording.Recorder.record`.
         """
-        self._update = record(self._eager)
+        self._update = replay
 
     def eager_update(self) -> None:
-        """Undo `record_update` and `hold_gradients`; a gradient that is being accumulated stays."""
-        self._update, self._held = self._eager, False
+        """Undo `repeat_update` and `hold_gradients`; a gradient that is being accumulated stays."""
+        self._update, self._held = self.update, False
 
     def train(self, mode: bool) -> None:
         """Dropout on or off."""

@@ -190,6 +190,21 @@ class Graphs:
         self.steps[name] = mine  # the newest comes last
         return mine
 
+    def record(self, function: Callable[[], None], what: str) -> Replay | None:
+        """What repeats a function; null where it cannot be recorded, and then `why` says so.
+
+        The error itself is gone when this returns, and with it what its traceback held of the recording.
+
+        Args:
+            function: see `Recorder.record`.
+            what: it is, for people.
+        """
+        try:
+            return self.recorder.record(function)
+        except UNFIT as error:
+            self.why = f"{what} cannot be recorded: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return None
+
     def drop(self, why: str) -> None:
         """Give all of them up."""
         self.worth, self.why = False, why
