@@ -14,7 +14,6 @@ a CPU has other limits (`tools/bench_losses.py`, `tools/bench_dump.py`, `tools/b
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import statistics
 import subprocess
@@ -42,7 +41,7 @@ from kdcache.losses.targets import HiddenTargets, SparseTargets, Targets
 from kdcache.teacher.settings import DumpConfig
 from tools import bench_dump, bench_gpu_steps
 from tools.bench_losses import make_case, peak_bytes, seconds
-from tools.bench_table import Table
+from tools.bench_table import Table, machine, parser
 
 GIB = 1 << 30
 OBJECTIVES: Mapping[str, Objective] = {
@@ -337,22 +336,17 @@ def run_tests(table: Table) -> None:
 
 def main() -> int:
     """Run everything and print the table; 1 if a limit is missed, 2 without a GPU."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="Tiny sizes, on any device; only agreement is judged.")
-    parser.add_argument("--no-tests", action="store_true", help="Leave out the tests marked gpu.")
-    parser.add_argument("--no-steps", action="store_true", help="Leave out training steps.")
-    seconds = bench_gpu_steps.SECONDS
-    parser.add_argument("--seconds", type=float, default=seconds, help="When what has no limit must have ended.")
-    parser.add_argument("--out", type=Path, help="Where caches are written; default: a temporary folder.")
-    args = parser.parse_args()
+    options = parser(__doc__, seconds=bench_gpu_steps.SECONDS)
+    options.add_argument("--no-tests", action="store_true", help="Leave out the tests marked gpu.")
+    options.add_argument("--no-steps", action="store_true", help="Leave out training steps.")
+    args = options.parse_args()
     until = time.perf_counter() + args.seconds
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not args.small:
-        print("torch sees no CUDA device; run this on a machine with one, or give --small", file=sys.stderr)
+    found = machine(small=args.small)
+    if found is None:
         return 2
-    card = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    device, name = found
     kernels = "kernels" if gpu.usable(torch.device(device)) else "no kernels: the plain path"
-    print(f"{card}, torch {torch.__version__}, {kernels}{', small sizes' if args.small else ''}\n", flush=True)
+    print(f"{name}, {kernels}{', small sizes' if args.small else ''}\n", flush=True)
     table, sizes = Table(judged=not args.small), SMALL if args.small else FULL
     table.begin()
     agreement(device, table)

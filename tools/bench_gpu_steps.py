@@ -16,7 +16,6 @@ so.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -43,7 +42,7 @@ from tools import bench_dump, bench_gpu_graphs, bench_gpu_search, bench_losses
 from tools.bench_dump import STORES, Case
 from tools.bench_gpu_graphs import Timed, always, clock, recorder
 from tools.bench_step import BLOCK, HARD, KD, Bench, PlainLoop, encoder, texts, turns
-from tools.bench_table import Table
+from tools.bench_table import Table, machine, parser
 
 GIB = 1 << 30
 OFF = 1.15
@@ -489,19 +488,15 @@ def release() -> None:
 
 def main() -> int:
     """Run everything and print the table; 1 if a limit is missed, 2 without a GPU."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="Tiny sizes, on any device; only agreement is judged.")
-    parser.add_argument("--no-shown", action="store_true", help="Leave out what has no limit.")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="When what has no limit must have ended.")
-    parser.add_argument("--out", type=Path, help="Where caches are written; default: a temporary folder.")
-    args = parser.parse_args()
+    options = parser(__doc__, seconds=SECONDS)
+    options.add_argument("--no-shown", action="store_true", help="Leave out what has no limit.")
+    args = options.parse_args()
     until = time.perf_counter() + args.seconds
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not args.small:
-        print("torch sees no CUDA device; run this on a machine with one, or give --small", file=sys.stderr)
+    found = machine(small=args.small)
+    if found is None:
         return 2
-    card = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    print(f"{card}, torch {torch.__version__}{', small sizes' if args.small else ''}\n", flush=True)
+    device, name = found
+    print(f"{name}{', small sizes' if args.small else ''}\n", flush=True)
     table = Table(judged=not args.small)
     table.begin()
     with tempfile.TemporaryDirectory(dir=args.out) as folder:

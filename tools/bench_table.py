@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+
+def parser(description: str | None, *, seconds: float) -> argparse.ArgumentParser:
+    """The options that every benchmark of a GPU has.
+
+    Args:
+        description: of the benchmark.
+        seconds: by when what has no limit must have ended, unless told otherwise.
+    """
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--small", action="store_true", help="Tiny sizes, on any device; only agreement is judged.")
+    found.add_argument("--seconds", type=float, default=seconds, help="When what has no limit must have ended.")
+    found.add_argument("--out", type=Path, help="Where caches are written; default: a temporary folder.")
+    return found
+
+
+def machine(*, small: bool) -> tuple[str, str] | None:
+    """The device to measure and what to call it; null, after a line that says why, where there is no GPU.
+
+    Args:
+        small: whether any device will do.
+    """
+    if torch.cuda.is_available():
+        return "cuda", f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    if small:
+        return "cpu", f"CPU, torch {torch.__version__}"
+    print("torch sees no CUDA device; run this on a machine with one, or give --small", file=sys.stderr)
+    return None
 
 
 @dataclass(slots=True)
