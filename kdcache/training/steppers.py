@@ -70,5 +70,6 @@ def stepper(
         return GraphStepper(engine, loss, feed, graphs, log, name=name, always=config.graph == "always")
     why = ""
     if engine.world.device.type == "cuda":
-        why = "DeepSpeed trains" if engine.settings.kind == "deepspeed" else f"graph is {config.graph}"
+        never = f"the setting graph is {config.graph}"
+        why = "DeepSpeed's engine makes no CUDA graphs" if engine.settings.kind == "deepspeed" else never
     return Stepper(engine, loss, feed, why=why)
